@@ -1,0 +1,1 @@
+"""Who may call: owners, their API keys and their roles."""

@@ -1,0 +1,165 @@
+"""Settings: one frozen value read from the environment, the only reader of ``os.environ``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "AGENTHUB_"
+LOG_FORMATS = ("json", "text")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(Exception):
+    """The environment holds a setting that cannot be used; the message names it and the remedy."""
+
+
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not minimum <= int(text) <= maximum:
+            raise ValueError(f"expected a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"expected one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _database_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        # The URL may hold a password, so the message must not repeat it.
+        raise ValueError("expected a database URL such as postgresql://user@host/name") from None
+    if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername == "sqlite" and url.database and url.database != ":memory:":
+        return url
+    raise ValueError("expected postgresql://... or sqlite:///FILE")
+
+
+def _secret(text: str) -> str:
+    if len(text) < 32:
+        raise ValueError("expected at least 32 characters of random text")
+    return text
+
+
+def _setting(default: Any, parse: Callable[[str], Any], meaning: str, *, secret: bool = False) -> Any:
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={"parse": parse, "meaning": meaning, "secret": secret},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator can set; field ``database_url`` is read from ``AGENTHUB_DATABASE_URL``.
+
+    Durations are in the unit that ends the field's name; sizes are in bytes.
+    """
+
+    data_dir: Path = _setting(
+        Path("agenthub-data"), Path, "folder of the embedded database and of generated secrets"
+    )
+    database_url: URL | None = _setting(
+        None, _database_url, "database; default: agenthub.db in the data directory"
+    )
+    key_pepper: str | None = _setting(
+        None, _secret, "secret that API key hashes are keyed with; required for PostgreSQL", secret=True
+    )
+    host: str = _setting("127.0.0.1", str, "address the server listens on")
+    port: int = _setting(8080, _integer(1, 65535), "port the server listens on")
+    workers: int = _setting(2, _integer(1, 256), "server processes")
+    threads: int = _setting(2, _integer(1, 64), "threads of each server process")
+    max_body_bytes: int = _setting(
+        1024 * 1024, _integer(1024, 64 * 1024 * 1024), "largest request body"
+    )
+    max_json_depth: int = _setting(
+        64, _integer(8, 200), "deepest nesting of arrays and objects in a request body"
+    )
+    idempotency_body_hours: int = _setting(
+        72, _integer(24, 24 * 365), "how long the answer to a write can be replayed"
+    )
+    lock_timeout_ms: int = _setting(
+        5000, _integer(1, 600_000), "how long a write waits for a lock before it is refused"
+    )
+    statement_timeout_ms: int = _setting(
+        30_000, _integer(100, 3_600_000), "how long one SQL statement may run (PostgreSQL)"
+    )
+    log_level: str = _setting("info", _choice(*LOG_LEVELS), "least severe log line that is written")
+    log_format: str = _setting("json", _choice(*LOG_FORMATS), "form of the log lines")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read every ``AGENTHUB_*`` variable of ``environ`` (default: the process's own).
+
+        Raises ``SettingsError`` for an unknown name or an unusable value.
+        """
+        environ = os.environ if environ is None else environ
+        by_variable = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+        unknown = sorted(given.keys() - by_variable.keys() - CLIENT_VARIABLES)
+        if unknown:
+            raise SettingsError(
+                f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(by_variable))}"
+            )
+        values: dict[str, Any] = {}
+        for name, text in given.items():
+            if name in CLIENT_VARIABLES:
+                continue
+            setting = by_variable[name]
+            if not text.strip():
+                raise SettingsError(f"{name} is empty; unset it to use the default")
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                raise SettingsError(f"{name}: {error}") from None
+        return cls(**values)
+
+    @property
+    def url(self) -> URL:
+        """The database in use: ``database_url``, else the SQLite file in the data directory."""
+        if self.database_url is not None:
+            return self.database_url
+        return URL.create("sqlite", database=str(self.data_dir.absolute() / "agenthub.db"))
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the database is the embedded one."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def log_level_number(self) -> int:
+        """``log_level`` as the number the logging module uses."""
+        return logging.getLevelNamesMapping()[self.log_level.upper()]
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Return ``(variable, value, meaning)`` for every setting, without secrets."""
+        rows = []
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name == "database_url":
+                value = self.url.render_as_string(hide_password=True)
+            elif setting.metadata["secret"]:
+                value = "set" if value else "not set"
+            rows.append((PREFIX + setting.name.upper(), str(value), setting.metadata["meaning"]))
+        return rows
+
+
+# Variables of the command line as a client of a running service; they configure no service.
+CLIENT_VARIABLES = frozenset({"AGENTHUB_URL", "AGENTHUB_API_KEY"})

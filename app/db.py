@@ -1,0 +1,223 @@
+"""The database: declarative base, engines for both dialects, and the two ways to use them.
+
+``Database.transaction`` is the only way to write: it commits when its block returns and rolls back
+when it raises. ``Database.read`` gives a connection that the database itself keeps read-only.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+)
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.config import Settings
+
+# Alembic and the drift tests recognise a constraint by its name, so every constraint has one.
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Base of every entity."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment in UTC: TIMESTAMPTZ on PostgreSQL, ISO text in UTC on SQLite, aware in Python."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a stored time must be timezone-aware")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def bytewise(length: int) -> String:
+    """Return a text type that both databases compare byte by byte.
+
+    Keyset pagination and SemVer keys need one order on every database; PostgreSQL would otherwise
+    use the locale the cluster was created with.
+    """
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+class Database:
+    """The engines of one process.
+
+    ``writer`` runs read-write transactions. ``reader`` runs single statements, each its own
+    transaction, on connections that refuse writes.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        if settings.is_sqlite:
+            self.writer, self.reader = _sqlite_engines(settings)
+        else:
+            self.writer, self.reader = _postgresql_engines(settings)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Run one read-write transaction: commit when the block returns, roll back when it raises.
+
+        On SQLite the write lock is taken at the first statement; ``OperationalError`` is raised when
+        it is not free within ``lock_timeout_ms``.
+        """
+        with Session(self.writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Give a connection whose statements each see the latest committed state and cannot write."""
+        with self.reader.connect() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+def _postgresql_engines(settings: Settings) -> tuple[Engine, Engine]:
+    limits = (
+        f"-c timezone=UTC -c lock_timeout={settings.lock_timeout_ms}"
+        f" -c statement_timeout={settings.statement_timeout_ms}"
+        f" -c idle_in_transaction_session_timeout={settings.statement_timeout_ms}"
+    )
+
+    def engine(options: str, **arguments: Any) -> Engine:
+        return create_engine(
+            settings.url,
+            connect_args={"options": options, "connect_timeout": 5, "application_name": "agenthub"},
+            pool_size=settings.threads,
+            max_overflow=settings.threads,
+            pool_timeout=10,
+            **arguments,
+        )
+
+    return (
+        engine(limits, isolation_level="READ COMMITTED", pool_pre_ping=True),
+        engine(
+            f"{limits} -c default_transaction_read_only=on",
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+        ),
+    )
+
+
+def _sqlite_engines(settings: Settings) -> tuple[Engine, Engine]:
+    def engine() -> Engine:
+        return create_engine(
+            settings.url,
+            connect_args={"isolation_level": None, "timeout": settings.lock_timeout_ms / 1000},
+            pool_size=settings.threads,
+            max_overflow=settings.threads,
+            pool_timeout=10,
+        )
+
+    writer, reader = engine(), engine()
+
+    @event.listens_for(writer, "connect")
+    def prepare_writer(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        configure_sqlite(connection)
+        # Waiting for the write lock is done by ``begin_immediate``, which is fair and bounded.
+        connection.execute("PRAGMA busy_timeout=0")
+
+    @event.listens_for(writer, "begin")
+    def begin(connection: Connection) -> None:
+        begin_immediate(connection, settings.lock_timeout_ms)
+
+    @event.listens_for(reader, "connect")
+    def prepare_reader(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA query_only=ON")
+
+    return writer, reader
+
+
+def configure_sqlite(connection: sqlite3.Connection) -> None:
+    """Set what every writing connection needs.
+
+    FULL makes an acknowledged commit survive a power failure. ``recursive_triggers`` makes
+    ``INSERT OR REPLACE`` fire the delete triggers that keep append-only tables append-only.
+    """
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA recursive_triggers=ON")
+
+
+def begin_immediate(connection: Connection, timeout_ms: int) -> None:
+    """Begin a SQLite transaction that holds the write lock.
+
+    SQLite's own busy handler backs off to 100 ms and lets a busy writer starve another for seconds;
+    asking again at short random intervals keeps the longest wait near the mean and needs no side
+    file. Raises ``OperationalError`` ("database is locked") after ``timeout_ms``.
+    """
+    deadline = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        except OperationalError as error:
+            if not is_lock_timeout(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.0003, 0.0015))  # noqa: S311 (not a secret)
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Tell whether a database error means that a lock was not free in time."""
+    original = getattr(error, "orig", None)
+    if isinstance(original, sqlite3.OperationalError):
+        return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(original, "sqlstate", None) == "55P03"
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether PostgreSQL undid a transaction only because it met another (40001, 40P01)."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in ("40001", "40P01")
+
+
+def violated_constraint(error: BaseException) -> str:
+    """Name the constraint behind an ``IntegrityError``.
+
+    PostgreSQL reports the name; SQLite reports ``table.column`` of the first column, or the name of
+    a CHECK, in its message. Returns an empty string when neither is there.
+    """
+    original = getattr(error, "orig", None)
+    if isinstance(original, sqlite3.Error):
+        return str(original).partition(": ")[2]
+    return getattr(getattr(original, "diag", None), "constraint_name", None) or ""

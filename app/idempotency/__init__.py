@@ -1,0 +1,1 @@
+"""Idempotency keys: every write happens once and answers the same bytes when it is repeated."""

@@ -1,0 +1,1 @@
+"""Operating the service: migration tracks, diagnosis, maintenance, demonstration."""

@@ -1,0 +1,1 @@
+"""Namespaces, agents, their immutable versions and what changed between them."""

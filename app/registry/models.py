@@ -1,0 +1,150 @@
+"""Entities of the registry scope."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, UTCDateTime, bytewise
+
+# A namespace has at most 64 characters and a slug 128, joined by a colon.
+AGENT_ID_LENGTH = 193
+
+
+class Namespace(Base):
+    """A name such as ``@acme``, reserved by the first owner that registers in it."""
+
+    __tablename__ = "registry_namespaces"
+
+    name: Mapped[str] = mapped_column(bytewise(64), primary_key=True)
+    owner_id: Mapped[str] = mapped_column(String(36), index=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Agent(Base):
+    """An agent: its identity, its status, and which of its versions is the latest.
+
+    ``revision`` grows with every change of anything the agent's document shows. The two evidence
+    columns sum the cases of every stored evaluation of the agent.
+    """
+
+    __tablename__ = "registry_agents"
+    __table_args__ = (
+        CheckConstraint("status IN ('active', 'deprecated')", name="status_known"),
+        CheckConstraint("id = namespace || ':' || slug", name="id_composed"),
+        CheckConstraint(
+            "eval_cases_passed >= 0 AND eval_cases_passed <= eval_cases_total", name="eval_cases"
+        ),
+        Index("ix_registry_agents_namespace_status_id", "namespace", "status", "id"),
+        Index("ix_registry_agents_namespace_id", "namespace", "id"),
+        Index("ix_registry_agents_status_id", "status", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH), primary_key=True)
+    namespace: Mapped[str] = mapped_column(bytewise(64), ForeignKey("registry_namespaces.name"))
+    slug: Mapped[str] = mapped_column(bytewise(128))
+    status: Mapped[str] = mapped_column(String(16))
+    latest_version: Mapped[str] = mapped_column(bytewise(128))
+    revision: Mapped[int] = mapped_column(Integer)
+    eval_cases_passed: Mapped[int] = mapped_column(BigInteger)
+    eval_cases_total: Mapped[int] = mapped_column(BigInteger)
+    forked_from_agent_id: Mapped[str | None] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    forked_from_version: Mapped[str | None] = mapped_column(bytewise(128))
+    forked_from_digest: Mapped[str | None] = mapped_column(String(71))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Version(Base):
+    """A published version. Rows never change: triggers of the track refuse UPDATE and DELETE.
+
+    ``precedence`` orders versions as SemVer 2.0 does; two versions that differ only in build
+    metadata have the same precedence and cannot both be published.
+    """
+
+    __tablename__ = "registry_versions"
+    __table_args__ = (
+        UniqueConstraint("agent_id", "sequence"),
+        UniqueConstraint("agent_id", "precedence"),
+        CheckConstraint("sequence >= 1", name="sequence_positive"),
+    )
+
+    agent_id: Mapped[str] = mapped_column(
+        bytewise(AGENT_ID_LENGTH), ForeignKey("registry_agents.id"), primary_key=True
+    )
+    version: Mapped[str] = mapped_column(bytewise(128), primary_key=True)
+    sequence: Mapped[int] = mapped_column(Integer)
+    precedence: Mapped[str] = mapped_column(bytewise(1024))
+    prerelease: Mapped[bool] = mapped_column(Boolean)
+    manifest: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(71))
+    impact_from_previous: Mapped[str | None] = mapped_column(Text)
+    published_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Evaluation(Base):
+    """A result somebody measured for one version. Rows never change."""
+
+    __tablename__ = "registry_evaluations"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["agent_id", "version"], ["registry_versions.agent_id", "registry_versions.version"]
+        ),
+        CheckConstraint("cases_passed >= 0 AND cases_passed <= cases_total", name="cases"),
+        Index("ix_registry_evaluations_agent_id_version_id", "agent_id", "version", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    version: Mapped[str] = mapped_column(bytewise(128))
+    suite: Mapped[str] = mapped_column(String(128))
+    metrics: Mapped[str] = mapped_column(Text)
+    cases_passed: Mapped[int] = mapped_column(BigInteger)
+    cases_total: Mapped[int] = mapped_column(BigInteger)
+    evaluated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    recorded_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    recorded_by: Mapped[str] = mapped_column(String(36))
+
+
+class EvaluationSummary(Base):
+    """What reads show of a version's evaluations, kept current by the write that adds one."""
+
+    __tablename__ = "registry_evaluation_summaries"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["agent_id", "version"], ["registry_versions.agent_id", "registry_versions.version"]
+        ),
+    )
+
+    agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH), primary_key=True)
+    version: Mapped[str] = mapped_column(bytewise(128), primary_key=True)
+    evaluations: Mapped[int] = mapped_column(Integer)
+    summary: Mapped[str] = mapped_column(Text)
+
+
+class AgentCount(Base):
+    """How many agents of a status a bucket holds, so that no list has to count rows.
+
+    A bucket is a namespace, or one of the shards ``#0`` to ``#15`` that together count all agents;
+    shards keep registrations in different namespaces from waiting for one counter row.
+    """
+
+    __tablename__ = "registry_agent_counts"
+    __table_args__ = (CheckConstraint("agents >= 0", name="agents_not_negative"),)
+
+    bucket: Mapped[str] = mapped_column(bytewise(64), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    agents: Mapped[int] = mapped_column(BigInteger)

@@ -58,7 +58,9 @@ def _secret(text: str) -> str:
     return text
 
 
-def _setting(default: Any, parse: Callable[[str], Any], meaning: str, *, secret: bool = False) -> Any:
+def _setting(
+    default: Any, parse: Callable[[str], Any], meaning: str, *, secret: bool = False
+) -> Any:
     return field(
         default=default,
         repr=not secret,
@@ -80,7 +82,10 @@ class Settings:
         None, _database_url, "database; default: agenthub.db in the data directory"
     )
     key_pepper: str | None = _setting(
-        None, _secret, "secret that API key hashes are keyed with; required for PostgreSQL", secret=True
+        None,
+        _secret,
+        "secret that API key hashes are keyed with; required for PostgreSQL",
+        secret=True,
     )
     host: str = _setting("127.0.0.1", str, "address the server listens on")
     port: int = _setting(8080, _integer(1, 65535), "port the server listens on")

@@ -24,7 +24,10 @@ from sqlalchemy import (
     TypeDecorator,
     create_engine,
     event,
+    literal_column,
 )
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -94,15 +97,15 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """Run one read-write transaction: commit when the block returns, roll back when it raises.
 
-        On SQLite the write lock is taken at the first statement; ``OperationalError`` is raised when
-        it is not free within ``lock_timeout_ms``.
+        On SQLite the write lock is taken at the first statement; ``OperationalError`` is raised
+        when it is not free within ``lock_timeout_ms``.
         """
         with Session(self.writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a connection whose statements each see the latest committed state and cannot write."""
+        """Give a connection whose statements each see the latest commit and cannot write."""
         with self.reader.connect() as connection:
             yield connection
 
@@ -198,6 +201,16 @@ def begin_immediate(connection: Connection, timeout_ms: int) -> None:
         time.sleep(random.uniform(0.0003, 0.0015))  # noqa: S311 (not a secret)
 
 
+def insert_if_absent(session: Session, entity: type[Base], **values: Any) -> bool:
+    """Insert one row unless a unique constraint is taken, and tell whether it was inserted.
+
+    Waits for a rival transaction that inserts the same key, and then sees what it committed.
+    """
+    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    statement = insert(entity).values(**values).on_conflict_do_nothing()
+    return session.execute(statement.returning(literal_column("1"))).first() is not None
+
+
 def is_lock_timeout(error: BaseException) -> bool:
     """Tell whether a database error means that a lock was not free in time."""
     original = getattr(error, "orig", None)
@@ -209,15 +222,3 @@ def is_lock_timeout(error: BaseException) -> bool:
 def is_retryable(error: BaseException) -> bool:
     """Tell whether PostgreSQL undid a transaction only because it met another (40001, 40P01)."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) in ("40001", "40P01")
-
-
-def violated_constraint(error: BaseException) -> str:
-    """Name the constraint behind an ``IntegrityError``.
-
-    PostgreSQL reports the name; SQLite reports ``table.column`` of the first column, or the name of
-    a CHECK, in its message. Returns an empty string when neither is there.
-    """
-    original = getattr(error, "orig", None)
-    if isinstance(original, sqlite3.Error):
-        return str(original).partition(": ")[2]
-    return getattr(getattr(original, "diag", None), "constraint_name", None) or ""

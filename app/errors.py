@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 class DomainError(Exception):
     """A request the domain refuses.
 
-    ``code`` is the stable word clients act on. ``settled`` says whether the refusal is an outcome of
-    running the request: such an answer is stored under the request's idempotency key and replayed,
-    while any other refusal leaves the key unused.
+    ``code`` is the stable word clients act on. ``settled`` says whether the refusal is an outcome
+    of running the request: such an answer is stored under the request's idempotency key and
+    replayed, while any other refusal leaves the key unused.
     """
 
     code: ClassVar[str]
@@ -45,7 +45,12 @@ class Conflict(DomainError):
 
 
 class KeyConflict(DomainError):
-    """The idempotency key belongs to another request, or to one whose answer cannot be given."""
+    """The idempotency key belongs to another request, or to one whose answer cannot be given.
+
+    Where waiting helps, ``retry_after`` says how many seconds.
+    """
+
+    retry_after: ClassVar[int | None] = None
 
 
 class PreconditionFailed(DomainError):
@@ -59,6 +64,4 @@ class Invalid(DomainError):
 class Unavailable(DomainError):
     """The service cannot answer now; the caller may try again after ``retry_after`` seconds."""
 
-    def __init__(self, detail: str, *, retry_after: int = 1, **members: Any) -> None:
-        super().__init__(detail, **members)
-        self.retry_after = retry_after
+    retry_after: ClassVar[int] = 1

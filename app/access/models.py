@@ -24,7 +24,9 @@ class ApiKey(Base):
     """One credential of an owner. The secret is not here: only a keyed hash of it."""
 
     __tablename__ = "access_api_keys"
-    __table_args__ = (CheckConstraint("role IN ('viewer', 'developer', 'admin')", name="role_known"),)
+    __table_args__ = (
+        CheckConstraint("role IN ('viewer', 'developer', 'admin')", name="role_known"),
+    )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     owner_id: Mapped[str] = mapped_column(ForeignKey("access_owners.id"), index=True)

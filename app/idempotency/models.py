@@ -14,8 +14,8 @@ class IdempotencyKey(Base):
     """A write that ran, under the key its caller chose.
 
     The row is inserted and completed in the transaction of the write itself, so a committed row
-    always has its answer. The body is dropped after ``body_expires_at``; key, hash and resource stay
-    for ever, so that a late retry can never run the write again.
+    always has its answer. The body is dropped after ``body_expires_at``; key, hash and resource
+    stay for ever, so that a late retry can never run the write again.
     """
 
     __tablename__ = "idempotency_keys"

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from alembic import command
 from app.config import Settings
 from app.ops.journal import JOURNAL
 from app.scopes import SCOPES
@@ -72,7 +72,10 @@ def read_tracks(connection: Connection) -> list[Track]:
     """Return the state of every track, those of unknown revisions included."""
     heads, known = _heads()
     applied: dict[str, str] = {}
-    for revision in MigrationContext.configure(connection).get_current_heads():
+    # Should a track have two rows, the unknown one decides: it blocks every Alembic command.
+    for revision in sorted(
+        MigrationContext.configure(connection).get_current_heads(), key=lambda r: r not in known
+    ):
         applied[revision.rpartition("_")[0] or revision] = revision
     tracks = []
     for scope in [*SCOPES, *sorted(applied.keys() - set(SCOPES))]:
@@ -83,17 +86,17 @@ def read_tracks(connection: Connection) -> list[Track]:
             state = CURRENT
         else:
             state = BEHIND if revision in known else UNKNOWN
-        tracks.append(Track(scope, state, revision, head, _remedy(scope, state, revision)))
+        tracks.append(Track(scope, state, revision, head, _remedy(scope, state, revision, head)))
     return tracks
 
 
-def _remedy(scope: str, state: str, revision: str | None) -> str | None:
+def _remedy(scope: str, state: str, revision: str | None, head: str | None) -> str | None:
     if state == CURRENT:
         return None
     if state == UNKNOWN:
         return (
             f"install the release that has revision {revision}, or with that release run: "
-            f"alembic downgrade {scope}@-1"
+            f"alembic downgrade {scope}@{head or 'base'}"
         )
     return f"alembic upgrade {scope}@head"
 
@@ -101,11 +104,13 @@ def _remedy(scope: str, state: str, revision: str | None) -> str | None:
 def require_current(connection: Connection) -> None:
     """Raise ``OutdatedSchema`` unless every track is current."""
     stale = [track for track in read_tracks(connection) if track.state != CURRENT]
+    # An unknown revision blocks every Alembic command, so one for all tracks would fail, too.
+    together = len(stale) > 1 and UNKNOWN not in {track.state for track in stale}
     if stale:
         raise OutdatedSchema(
             "the database schema does not fit this release: "
             + "; ".join(f"track {t.scope} is {t.state}, run: {t.remedy}" for t in stale)
-            + (". All at once: alembic upgrade heads" if len(stale) > 1 else "")
+            + (". All at once: alembic upgrade heads" if together else "")
         )
 
 

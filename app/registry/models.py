@@ -22,6 +22,8 @@ from app.db import Base, UTCDateTime, bytewise
 
 # A namespace has at most 64 characters and a slug 128, joined by a colon.
 AGENT_ID_LENGTH = 193
+# Counter rows that all registrations spread over.
+COUNT_SHARDS = 16
 
 
 class Namespace(Base):

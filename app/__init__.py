@@ -1,0 +1,41 @@
+"""AgentHub: the system of record for AI agents and for the work they hand to each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.config import Settings
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Build the WSGI application; ``settings`` default to the environment's.
+
+    The database must be migrated; ``app.wsgi`` checks that before a server starts to serve.
+    """
+    # Imported here, so that importing the package (as migrations do) loads no web framework.
+    from flask import Flask
+
+    from app.access.pepper import load_pepper
+    from app.config import Settings
+    from app.db import Database
+    from app.http.context import EXTENSION, Services
+    from app.http.health import blueprint as health
+    from app.http.hooks import register_hooks
+    from app.http.openapi import make_api, register_documents
+    from app.http.problems import register_error_handlers
+    from app.registry.blueprint import blueprint as registry
+
+    settings = settings or Settings.from_env()
+    app = Flask("app", static_folder="http/static", static_url_path="/assets")
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions[EXTENSION] = Services(settings, Database(settings), load_pepper(settings))
+    register_hooks(app)
+    register_error_handlers(app)
+    api = make_api(app)
+    for blueprint in (health, registry):
+        api.register_blueprint(blueprint)
+    register_documents(app, api)
+    return app

@@ -1,0 +1,39 @@
+"""What the access scope refuses."""
+
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+
+
+class ApiKeyMissing(Unauthenticated):
+    """The request needs an API key in the ``X-API-Key`` header."""
+
+    code = "api_key_missing"
+
+
+class ApiKeyInvalid(Unauthenticated):
+    """The API key is unknown, revoked or expired."""
+
+    code = "api_key_invalid"
+
+
+class RoleRequired(Forbidden):
+    """The API key's role does not reach what the request needs."""
+
+    code = "role_required"
+
+
+class OwnerNameInvalid(Invalid):
+    """An owner's name breaks the naming rule."""
+
+    code = "owner_name_invalid"
+
+
+class KeyNotFound(NotFound):
+    """No API key has this id."""
+
+    code = "api_key_not_found"
+
+
+class KeyRevoked(Conflict):
+    """The API key is revoked already."""
+
+    code = "api_key_revoked"

@@ -1,0 +1,248 @@
+"""Owners and API keys: create, verify, revoke, rotate."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, event, func, select, update
+from sqlalchemy.orm import Session
+
+from app import clock, ids
+from app.access.errors import ApiKeyInvalid, KeyNotFound, KeyRevoked, OwnerNameInvalid
+from app.access.models import ApiKey, Owner
+from app.db import insert_if_absent
+
+ROLES = ("viewer", "developer", "admin")
+BOOTSTRAP_OWNER = "admin"
+OWNER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PRESENTED_KEY = re.compile(r"ah_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who makes a request: the owner behind an API key, with the key's role."""
+
+    owner_id: str
+    owner_name: str
+    role: str
+    key_id: str
+
+    def has_role(self, role: str) -> bool:
+        """Tell whether the principal's role is ``role`` or above (viewer < developer < admin)."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key just made. ``secret`` is what the caller presents; it is nowhere else."""
+
+    id: str
+    owner: str
+    role: str
+    secret: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def hash_secret(pepper: bytes, key_id: str, secret: str) -> str:
+    """Return the HMAC-SHA256, in hexadecimal, that is stored for a key.
+
+    The secret has 256 random bits, so a fast keyed hash suffices; a slow one is for passwords.
+    """
+    return hmac.new(pepper, f"{key_id}:{secret}".encode(), hashlib.sha256).hexdigest()
+
+
+def create_key(
+    session: Session,
+    pepper: bytes,
+    owner_name: str,
+    role: str,
+    expires_at: datetime | None = None,
+) -> NewKey:
+    """Create an API key, and its owner if no owner has the name.
+
+    Raises ``OwnerNameInvalid``. ``role`` is one of ``ROLES``.
+    """
+    if not OWNER_NAME.fullmatch(owner_name):
+        raise OwnerNameInvalid(
+            "an owner's name has 1 to 64 letters, digits, dots, underscores or hyphens "
+            "and begins with a letter or digit"
+        )
+    _insert_owner(session, owner_name)
+    owner_id = session.scalars(select(Owner.id).where(Owner.name == owner_name)).one()
+    return _add_key(session, pepper, owner_id, owner_name, role, expires_at)
+
+
+def _insert_owner(session: Session, name: str) -> bool:
+    return insert_if_absent(session, Owner, id=ids.new_id(), name=name, created_at=clock.now())
+
+
+def _add_key(
+    session: Session,
+    pepper: bytes,
+    owner_id: str,
+    owner_name: str,
+    role: str,
+    expires_at: datetime | None,
+) -> NewKey:
+    key_id, secret = ids.new_key_id(), ids.new_secret()
+    key = ApiKey(
+        id=key_id,
+        owner_id=owner_id,
+        role=role,
+        secret_hash=hash_secret(pepper, key_id, secret),
+        created_at=clock.now(),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    presented = f"ah_{key_id}_{secret}"
+    return NewKey(key_id, owner_name, role, presented, key.created_at, expires_at)
+
+
+def bootstrap_admin(session: Session, pepper: bytes) -> NewKey | None:
+    """Create the first admin key of a database without keys; None when it has any.
+
+    Of several servers that start at once only one inserts the owner, so only one makes the key.
+    """
+    if session.scalar(select(func.count()).select_from(ApiKey)):
+        return None
+    if not _insert_owner(session, BOOTSTRAP_OWNER):
+        return None
+    owner_id = session.scalars(select(Owner.id).where(Owner.name == BOOTSTRAP_OWNER)).one()
+    return _add_key(session, pepper, owner_id, BOOTSTRAP_OWNER, "admin", None)
+
+
+_find_key = (
+    select(
+        ApiKey.id,
+        ApiKey.owner_id,
+        Owner.name,
+        ApiKey.role,
+        ApiKey.secret_hash,
+        ApiKey.expires_at,
+        ApiKey.revoked_at,
+    )
+    .join_from(ApiKey, Owner, ApiKey.owner_id == Owner.id)
+    .where(ApiKey.id == bindparam("key_id"))
+)
+
+
+def authenticate(connection: Connection, pepper: bytes, presented: str) -> Principal:
+    """Return the principal of a presented key.
+
+    The key is found by its public id and its secret compared in constant time; an unknown id costs
+    the same comparison. Raises ``ApiKeyInvalid``, which does not tell unknown from revoked.
+    """
+    match = PRESENTED_KEY.fullmatch(presented)
+    key_id, secret = match.groups() if match else ("", "")
+    row = connection.execute(_find_key, {"key_id": key_id}).first() if match else None
+    expected = row.secret_hash if row else "0" * 64
+    genuine = hmac.compare_digest(hash_secret(pepper, key_id, secret), expected)
+    if row is None or not genuine or row.revoked_at is not None:
+        raise ApiKeyInvalid("the API key is unknown, revoked or expired")
+    if row.expires_at is not None and row.expires_at <= clock.now():
+        raise ApiKeyInvalid("the API key is unknown, revoked or expired")
+    return Principal(row.owner_id, row.name, row.role, row.id)
+
+
+def list_keys(connection: Connection) -> list[dict[str, object]]:
+    """Return every key without its hash, oldest first."""
+    rows = connection.execute(
+        select(
+            ApiKey.id,
+            Owner.name.label("owner"),
+            ApiKey.role,
+            ApiKey.created_at,
+            ApiKey.last_used_at,
+            ApiKey.expires_at,
+            ApiKey.revoked_at,
+            ApiKey.replaced_by,
+        )
+        .join_from(ApiKey, Owner, ApiKey.owner_id == Owner.id)
+        .order_by(ApiKey.created_at, ApiKey.id)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def revoke_key(session: Session, key_id: str) -> None:
+    """Revoke a key at once. Raises ``KeyNotFound`` and ``KeyRevoked``."""
+    _live_key(session, key_id).revoked_at = clock.now()
+
+
+def rotate_key(session: Session, pepper: bytes, key_id: str, grace: timedelta) -> NewKey:
+    """Make a new key of the same owner and role; the old one expires after ``grace``.
+
+    Without grace the old key is revoked at once. Raises ``KeyNotFound`` and ``KeyRevoked``.
+    """
+    old = _live_key(session, key_id)
+    owner = session.get_one(Owner, old.owner_id)
+    new = _add_key(session, pepper, owner.id, owner.name, old.role, old.expires_at)
+    old.replaced_by = new.id
+    if grace:
+        end = clock.now() + grace
+        old.expires_at = min(end, old.expires_at) if old.expires_at else end
+    else:
+        old.revoked_at = clock.now()
+    return new
+
+
+def _live_key(session: Session, key_id: str) -> ApiKey:
+    key = session.get(ApiKey, key_id, with_for_update=True)
+    if key is None:
+        raise KeyNotFound(f"no API key has the id {key_id!r}; see: agenthub keys list")
+    if key.revoked_at is not None:
+        raise KeyRevoked(f"API key {key_id} was revoked at {clock.isoformat(key.revoked_at)}")
+    return key
+
+
+class KeyUsage:
+    """When each key was last used, gathered in memory so that no read has to write.
+
+    ``flush`` stores what was gathered; a server does so once a minute and when it stops.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_used: dict[str, datetime] = {}
+
+    def record(self, key_id: str) -> None:
+        """Note that a key was used now."""
+        with self._lock:
+            self._last_used[key_id] = clock.now()
+
+    def pending(self) -> bool:
+        """Tell whether anything was gathered since the last flush."""
+        return bool(self._last_used)
+
+    def flush(self, session: Session) -> int:
+        """Store the gathered times and return how many keys they concern.
+
+        A time never moves back, whichever server stores it first. Times stay gathered until the
+        caller's transaction commits, so that one that fails loses none.
+        """
+        with self._lock:
+            gathered = dict(self._last_used)
+        # One order for every server, so that two of them cannot wait for each other.
+        for key_id, moment in sorted(gathered.items()):
+            session.execute(
+                update(ApiKey)
+                .where(
+                    ApiKey.id == key_id,
+                    (ApiKey.last_used_at.is_(None)) | (ApiKey.last_used_at < moment),
+                )
+                .values(last_used_at=moment)
+            )
+        event.listen(session, "after_commit", lambda _: self._forget(gathered), once=True)
+        return len(gathered)
+
+    def _forget(self, stored: dict[str, datetime]) -> None:
+        with self._lock:
+            for key_id, moment in stored.items():
+                if self._last_used.get(key_id) == moment:
+                    del self._last_used[key_id]

@@ -1,0 +1,335 @@
+"""The ``agenthub`` command. Exit codes: 0 done, 1 something needs attention, 2 cannot be done."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import clock
+from app.access import service as access
+from app.access.pepper import load_pepper
+from app.config import PREFIX, Settings, SettingsError
+from app.db import Database
+from app.errors import DomainError
+from app.ops import demo as demonstration
+from app.ops import doctor as diagnosis
+from app.ops import tracks as migration
+from app.ops.tracks import OutdatedSchema
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Failure(click.ClickException):
+    """An error with one clear line and exit code 2."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """A group whose commands turn every expected failure into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, OutdatedSchema) as error:
+            raise Failure(str(error)) from None
+        except DomainError as error:
+            raise Failure(error.detail) from None
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise Failure(f"the database refused: {reason}; see: agenthub doctor") from None
+        except PermissionError as error:
+            raise Failure(f"{error.strerror}: {error.filename}") from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agenthub")
+def main() -> None:
+    """AgentHub: the system of record for AI agents.
+
+    Settings are read from AGENTHUB_* variables; `agenthub doctor` shows them.
+    """
+
+
+def print_json(document: Any) -> None:
+    """Print a document for a script: one JSON value, times in RFC 3339."""
+    click.echo(json.dumps(document, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return clock.isoformat(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _when(moment: Any) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "-"
+
+
+@contextmanager
+def open_database() -> Iterator[tuple[Settings, Database]]:
+    """Give the settings and the migrated database. Raises ``OutdatedSchema``."""
+    settings = Settings.from_env()
+    _require_database_file(settings)
+    database = Database(settings)
+    try:
+        with database.read() as connection:
+            migration.require_current(connection)
+        yield settings, database
+    finally:
+        database.dispose()
+
+
+def _require_database_file(settings: Settings) -> None:
+    """Refuse to create an empty SQLite file by only looking at it."""
+    if settings.is_sqlite and not os.path.exists(settings.url.database or ""):
+        raise Failure(f"there is no database at {settings.url.database}; run: agenthub up")
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that override settings for one server, and put them where workers look."""
+
+    @click.option("--host", help="Address to listen on; default 127.0.0.1.")
+    @click.option("--port", type=click.IntRange(1, 65535), help="Port; default 8080.")
+    @click.option("--workers", type=click.IntRange(1, 256), help="Server processes; default 2.")
+    @wraps(command)
+    def with_options(host: str | None, port: int | None, workers: int | None) -> None:
+        for name, value in (("HOST", host), ("PORT", port), ("WORKERS", workers)):
+            if value is not None:
+                os.environ[PREFIX + name] = str(value)
+        command(Settings.from_env())
+
+    return with_options
+
+
+@main.command()
+@server_options
+def up(settings: Settings) -> None:
+    """Bring the database to this release's schema and serve.
+
+    On the first start an admin API key is made and shown; it is stored only as a hash.
+    """
+    pepper = load_pepper(settings)
+    migration.upgrade_all(settings)
+    database = Database(settings)
+    with database.transaction() as session:
+        key = access.bootstrap_admin(session, pepper)
+    database.dispose()
+    if key is not None:
+        console.print("Admin API key, shown this once:\n\n    " + key.secret + "\n")
+    _serve(settings)
+
+
+@main.command()
+@server_options
+def serve(settings: Settings) -> None:
+    """Serve a database that is migrated already; refuse one that is not."""
+    with open_database():
+        load_pepper(settings)
+    _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
+    from app.ops.server import serve as run
+
+    address = f"http://{settings.host}:{settings.port}"
+    where = settings.url.render_as_string(hide_password=True)
+    console.print(f"AgentHub serves {where}\n  API   {address}/v1\n  docs  {address}/docs")
+    sys.stdout.flush()
+    run(settings)
+
+
+@main.group()
+def keys() -> None:
+    """API keys: create, list, revoke, rotate."""
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+
+
+def _show_key(key: access.NewKey, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "key": key.secret,
+                "id": key.id,
+                "owner": key.owner,
+                "role": key.role,
+                "created_at": key.created_at,
+                "expires_at": key.expires_at,
+            }
+        )
+        return
+    console.print(f"API key {key.id} of {key.owner} ({key.role}), shown this once:\n")
+    console.print("    " + key.secret)
+
+
+@keys.command("create")
+@click.option("--owner", required=True, help="Who the key belongs to; made if there is no such.")
+@click.option("--role", required=True, type=click.Choice(access.ROLES), help="What it may do.")
+@click.option("--expires-days", type=click.IntRange(1, 3650), help="Days until it expires.")
+@json_option
+def create_key(owner: str, role: str, expires_days: int | None, as_json: bool) -> None:
+    """Create an API key and show it once."""
+    expires_at = clock.now() + timedelta(days=expires_days) if expires_days else None
+    with open_database() as (settings, database), database.transaction() as session:
+        key = access.create_key(session, load_pepper(settings), owner, role, expires_at)
+    _show_key(key, as_json)
+
+
+@keys.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """List every key: whose, what role, when last used; never the key itself."""
+    with open_database() as (_, database), database.read() as connection:
+        rows = access.list_keys(connection)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("id", "owner", "role", "created", "last used", "expires", "revoked", box=None)
+    for row in rows:
+        times = (
+            _when(row[f"{name}_at"]) for name in ("created", "last_used", "expires", "revoked")
+        )
+        table.add_row(str(row["id"]), str(row["owner"]), str(row["role"]), *times)
+    console.print(table)
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+def revoke_key(key_id: str) -> None:
+    """Revoke a key: from now on it is refused."""
+    with open_database() as (_, database), database.transaction() as session:
+        access.revoke_key(session, key_id)
+    console.print(f"API key {key_id} is revoked.")
+
+
+@keys.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--grace-hours",
+    type=click.IntRange(0, 24 * 90),
+    default=0,
+    show_default=True,
+    help="Hours that the old key stays valid.",
+)
+@json_option
+def rotate_key(key_id: str, grace_hours: int, as_json: bool) -> None:
+    """Replace a key by a new one of the same owner and role, and show it once."""
+    with open_database() as (settings, database), database.transaction() as session:
+        grace = timedelta(hours=grace_hours)
+        key = access.rotate_key(session, load_pepper(settings), key_id, grace)
+    _show_key(key, as_json)
+
+
+@main.command()
+@json_option
+def tracks(as_json: bool) -> None:
+    """Show every migration track and its journal.
+
+    Exit code 0: all current. 1: one is behind or absent. 2: one has a revision this release does
+    not know.
+    """
+    settings = Settings.from_env()
+    _require_database_file(settings)
+    database = Database(settings)
+    with database.read() as connection:
+        found = migration.read_tracks(connection)
+        journal = migration.read_journal(connection)
+    database.dispose()
+    if as_json:
+        print_json({"tracks": [vars(track) for track in found], "journal": journal})
+    else:
+        _print_tracks(found, journal)
+    states = {track.state for track in found}
+    sys.exit(2 if migration.UNKNOWN in states else 0 if states == {migration.CURRENT} else 1)
+
+
+def _print_tracks(found: Sequence[migration.Track], journal: Sequence[dict[str, Any]]) -> None:
+    table = Table("track", "state", "revision", "head", "what to do", box=None)
+    for track in found:
+        table.add_row(
+            track.scope, track.state, track.revision or "-", track.head or "-", track.remedy or "-"
+        )
+    console.print(table)
+    console.print()
+    history = Table("applied (UTC)", "track", "direction", "revision", box=None)
+    for step in journal:
+        history.add_row(
+            _when(step["applied_at"]), step["scope"], step["direction"], step["revision"]
+        )
+    console.print(history)
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Look at settings, database, tracks, keys and disk, and say what to do. Exit code 1 if so."""
+    settings = Settings.from_env()
+    findings = diagnosis.examine(settings)
+    if as_json:
+        print_json(
+            {
+                "findings": [vars(finding) for finding in findings],
+                "settings": {name: value for name, value, _ in settings.describe()},
+            }
+        )
+    else:
+        table = Table("", "subject", "finding", "what to do", box=None)
+        for finding in findings:
+            mark = "ok" if finding.ok else "!!"
+            table.add_row(mark, finding.subject, finding.detail, finding.remedy or "")
+        console.print(table)
+        console.print()
+        values = Table("setting", "value", "meaning", box=None)
+        for row in settings.describe():
+            values.add_row(*row)
+        console.print(values)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@main.command()
+@click.option(
+    "--url", envvar="AGENTHUB_URL", default="http://127.0.0.1:8080", show_default=True,
+    help="Where the service answers.",
+)  # fmt: skip
+@click.option(
+    "--api-key", envvar="AGENTHUB_API_KEY",
+    help="Key of role developer; without it one is made in the local database.",
+)  # fmt: skip
+def demo(url: str, api_key: str | None) -> None:
+    """Register three realistic agents over HTTP and show the calls as curl lines.
+
+    It can be run again: the same calls are replayed and nothing happens twice.
+    """
+    url = url.rstrip("/")
+    try:
+        demonstration.send(url, "", demonstration.Call("", "GET", "/healthz"))
+        if api_key is None:
+            with open_database() as (settings, database), database.transaction() as session:
+                new = access.create_key(session, load_pepper(settings), "demo", "developer")
+            api_key = new.secret
+            console.print(
+                f"# A key of the owner demo for these calls\nexport AGENTHUB_API_KEY={api_key}\n"
+            )
+        for call in demonstration.calls():
+            console.print(f"# {call.purpose}")
+            click.echo(call.as_curl(url))
+            click.echo(json.dumps(demonstration.send(url, api_key, call))[:400] + "\n")
+    except demonstration.DemoFailed as error:
+        raise Failure(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

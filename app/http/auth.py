@@ -1,0 +1,28 @@
+"""Authentication by ``X-API-Key``."""
+
+from __future__ import annotations
+
+from flask import request
+
+from app.access.errors import ApiKeyMissing, RoleRequired
+from app.access.service import Principal, authenticate
+from app.http.context import services
+
+
+def require_role(role: str) -> Principal:
+    """Return the principal of the current request.
+
+    Raises ``ApiKeyMissing``, ``ApiKeyInvalid``, and ``RoleRequired`` for a role below ``role``.
+    """
+    presented = request.headers.get("X-API-Key", "").strip()
+    if not presented:
+        raise ApiKeyMissing("send your API key in the X-API-Key header")
+    with services().database.read() as connection:
+        principal = authenticate(connection, services().pepper, presented)
+    services().key_usage.record(principal.key_id)
+    if not principal.has_role(role):
+        raise RoleRequired(
+            f"this needs an API key of role {role} or above; yours is {principal.role}",
+            required_role=role,
+        )
+    return principal

@@ -1,0 +1,256 @@
+"""Declaring an endpoint once: its route, who may call it, what it reads, what it answers.
+
+A view is given what it needs and returns a document; ``Blueprint.read`` and ``Blueprint.write`` do
+the rest in a fixed order: authenticate, check the idempotency key's presence, parse and validate,
+open the transaction or the read-only connection, call the view, build the response. The OpenAPI
+document is generated from the same declaration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import wraps
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import flask_smorest
+import marshmallow as ma
+from flask import Response, request
+from webargs.flaskparser import FlaskParser
+
+from app.http.auth import require_role
+from app.http.context import services
+from app.http.errors import ValidationFailed
+from app.http.json_body import MAX_REPORTED, pointer_token, read_json_body
+from app.http.writes import identify, run_write
+from app.idempotency.service import check_key
+
+View = Callable[..., Any]
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": (
+        "A value of the caller's choice that names this write. Repeating the request with the same"
+        " value gives the stored answer and does nothing again."
+    ),
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "example": "publish-invoice-summarizer-1.1.0",
+}
+
+IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "Run only if the agent still has this ETag; 412 otherwise.",
+    "schema": {"type": "string"},
+    "example": '"3"',
+}
+
+
+def _path_parameter(name: str, pattern: str, example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": pattern},
+        "example": example,
+    }
+
+
+# Every name that a route may hold between angle brackets.
+PATH_PARAMETERS = {
+    parameter["name"]: parameter
+    for parameter in (
+        _path_parameter(
+            "agent_id",
+            "^@[a-z0-9][a-z0-9_-]{1,62}:[a-z0-9]+([._-][a-z0-9]+)*$",
+            "@acme:invoice-summarizer",
+        ),
+        _path_parameter("version", "^[0-9A-Za-z.+-]{1,128}$", "1.0.0"),
+        _path_parameter("base_version", "^[0-9A-Za-z.+-]{1,128}$", "1.0.0"),
+        _path_parameter("target_version", "^[0-9A-Za-z.+-]{1,128}$", "1.1.0"),
+        _path_parameter("namespace", "^@?[a-z0-9][a-z0-9_-]{1,62}$", "@acme"),
+    )
+}
+
+
+class Parser(FlaskParser):
+    """webargs, reading JSON strictly and reporting every violation with its place."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {"query": ma.RAISE, "json": ma.RAISE}
+
+    def load_json(self, req: Any, schema: ma.Schema) -> Any:
+        return read_json_body()
+
+    def handle_error(
+        self, error: ma.ValidationError, req: Any, schema: ma.Schema, **_: Any
+    ) -> NoReturn:
+        """Raise ``ValidationFailed`` with one entry for each of marshmallow's messages."""
+        entries: list[dict[str, str]] = []
+        messages = error.normalized_messages()  # type: ignore[no-untyped-call]
+        for location, found in messages.items():
+            member = "pointer" if location == "json" else "parameter"
+            _collect(found, "", member, entries)
+        raise ValidationFailed(
+            "the request breaks a rule; see errors", errors=entries[:MAX_REPORTED]
+        )
+
+
+def _collect(found: Any, path: str, member: str, entries: list[dict[str, str]]) -> None:
+    """Flatten marshmallow's nested messages into entries with a pointer or a parameter name.
+
+    A field that validates a whole document reports ready entries, whose pointers begin at it.
+    """
+    if isinstance(found, dict) and "detail" in found and "code" in found:
+        entries.append({**found, "pointer": path + found["pointer"]})
+    elif isinstance(found, dict):
+        for name, below in found.items():
+            # Errors of a mapping field stand under "key" and "value" below the member's own name.
+            inner = path if name in ("_schema", "key", "value") else f"{path}/{pointer_token(name)}"
+            _collect(below, inner, member, entries)
+    elif isinstance(found, list):
+        for item in found:
+            _collect(item, path, member, entries)
+    else:
+        code, detail = _word(str(found))
+        entries.append(
+            {
+                member: path if member == "pointer" else path.removeprefix("/"),
+                "code": code,
+                "detail": detail,
+            }
+        )
+
+
+def _word(message: str) -> tuple[str, str]:
+    """Return a stable code and a sentence of what was expected for a marshmallow message."""
+    if message == "Missing data for required field.":
+        return "required", "This member is required."
+    if message == "Field may not be null.":
+        return "null", "expected a value, not null"
+    if message.startswith("unknown"):
+        return "unknown_member", message
+    match = re.fullmatch(r"Not an? valid (.+)\.", message)
+    return ("type", f"expected a valid {match[1]}") if match else ("invalid", message)
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """A flask-smorest blueprint with the two kinds of endpoint this service has."""
+
+    ARGUMENTS_PARSER = Parser()
+
+    def read(
+        self,
+        rule: str,
+        *,
+        returns: ma.Schema,
+        query: ma.Schema | None = None,
+        problems: Sequence[int] = (),
+        role: str | None = None,
+        conditional: bool = False,
+    ) -> Callable[[View], View]:
+        """Declare a GET: ``view(connection, [principal], [query], **path) -> Response``.
+
+        The connection refuses writes. ``role`` makes the endpoint need a key of that role and gives
+        the view its principal; without it everybody may read.
+        """
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def endpoint(*arguments: Any, **path: str) -> Response:
+                with services().database.read() as connection:
+                    response: Response = view(connection, *arguments, **path)
+                return response
+
+            handler: View = endpoint
+            documented = [*problems]
+            if query is not None:
+                handler = self.arguments(query, location="query")(handler)
+            if role is not None:
+                handler = _authenticated(handler, role)
+            if conditional:
+                documented.append(304)
+            self._declare("GET", rule, handler, returns, documented, role, [])
+            return view
+
+        return decorate
+
+    def write(
+        self,
+        method: str,
+        rule: str,
+        *,
+        returns: ma.Schema,
+        body: ma.Schema | None = None,
+        problems: Sequence[int] = (),
+        role: str = "developer",
+        conditional: bool = False,
+    ) -> Callable[[View], View]:
+        """Declare a write: ``view(session, principal, [body], **path) -> Response``.
+
+        The view runs in one transaction with its idempotency row and must not commit.
+        ``conditional`` documents that the endpoint honours ``If-Match``.
+        """
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def endpoint(principal: Any, *arguments: Any, **path: str) -> Response:
+                canonical = body.dump(arguments[0]) if body is not None else None
+                identity = identify(principal, path, canonical)
+                return run_write(
+                    identity, lambda session: view(session, principal, *arguments, **path)
+                )
+
+            handler: View = endpoint
+            documented = [400, 401, 403, 409, *problems, 503]
+            headers = [IDEMPOTENCY_KEY]
+            if body is not None:
+                handler = self.arguments(body, location="json")(handler)
+                documented += [413, 415]
+            if conditional:
+                documented.append(412)
+                headers.append(IF_MATCH)
+            handler = _authenticated(handler, role, needs_key=True)
+            self._declare(method, rule, handler, returns, documented, role, headers)
+            return view
+
+        return decorate
+
+    def _declare(
+        self,
+        method: str,
+        rule: str,
+        handler: View,
+        returns: ma.Schema,
+        statuses: Sequence[int],
+        role: str | None,
+        headers: Sequence[dict[str, Any]],
+    ) -> None:
+        """Register the endpoint with its documentation."""
+        statuses = [*statuses, 401, 403] if role else statuses
+        description: dict[str, Any] = {
+            "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
+            "security": [{"ApiKey": []}] if role else [],
+        }
+        if headers:
+            description["parameters"] = list(headers)
+        handler = self.doc(**description)(self.response(200, returns)(handler))
+        names = re.findall(r"<([a-z_]+)>", rule)
+        parameters = [PATH_PARAMETERS[name] for name in names]
+        self.route(rule, methods=[method], parameters=parameters)(handler)
+
+
+def _authenticated(handler: View, role: str, *, needs_key: bool = False) -> View:
+    """Put authentication, and the presence of an idempotency key, before everything else."""
+
+    @wraps(handler)
+    def guarded(**path: str) -> Any:
+        principal = require_role(role)
+        if needs_key:
+            check_key(request.headers.get("Idempotency-Key"))
+        return handler(principal, **path)
+
+    return guarded

@@ -1,0 +1,132 @@
+"""Liveness, readiness, and the meaning of problem codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import marshmallow as ma
+import orjson
+from flask import Response
+from sqlalchemy.exc import DBAPIError
+
+from app.errors import NotFound
+from app.http.blueprint import Blueprint
+from app.http.context import services
+from app.http.problems import known_codes
+from app.http.responses import json_response
+from app.http.schemas import Schema
+from app.ops.tracks import CURRENT, read_tracks
+
+blueprint = Blueprint("service", __name__, description="The service itself.")
+
+
+class HealthOut(Schema):
+    """The process answers."""
+
+    status = ma.fields.Constant("ok", required=True)
+
+    example = {"status": "ok"}
+
+
+class TrackOut(Schema):
+    """One migration track."""
+
+    scope = ma.fields.String(required=True)
+    state = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("current", "behind", "absent", "unknown"))
+    )
+    revision = ma.fields.String(required=True, allow_none=True)
+    head = ma.fields.String(required=True, allow_none=True)
+    remedy = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "What mends the track"}
+    )
+
+    example = {
+        "scope": "registry",
+        "state": "behind",
+        "revision": "registry_0001",
+        "head": "registry_0002",
+        "remedy": "alembic upgrade registry@head",
+    }
+
+
+class ReadinessOut(Schema):
+    """Whether requests can be served, and each track's state."""
+
+    status = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("ready", "outdated", "unavailable"))
+    )
+    tracks = ma.fields.List(ma.fields.Nested(TrackOut()), required=True)
+
+    example = {"status": "outdated", "tracks": [TrackOut.example]}
+
+
+class ProblemCodeOut(Schema):
+    """What a problem code means."""
+
+    code = ma.fields.String(required=True)
+    status = ma.fields.Integer(required=True)
+    title = ma.fields.String(required=True)
+    description = ma.fields.String(required=True)
+
+    example = {
+        "code": "version_exists",
+        "status": 409,
+        "title": "Conflict with the present state",
+        "description": "The agent already has this version.",
+    }
+
+
+class ProblemCodeUnknown(NotFound):
+    """No problem has this code."""
+
+    code = "problem_code_unknown"
+
+
+@blueprint.route("/healthz")
+@blueprint.response(200, HealthOut())
+def health() -> Response:
+    """Tell that the process answers; asks nothing of the database."""
+    return json_response({"status": "ok"})
+
+
+@blueprint.route("/readyz")
+@blueprint.doc(responses={503: {"description": "Not ready", "content": {}}})
+@blueprint.response(200, ReadinessOut())
+def readiness() -> Response:
+    """Tell whether the database is reachable and every migration track is current."""
+    try:
+        with services().database.read() as connection:
+            tracks = read_tracks(connection)
+    except DBAPIError:
+        return _readiness("unavailable", [])
+    ready = all(track.state == CURRENT for track in tracks)
+    return _readiness("ready" if ready else "outdated", [asdict(track) for track in tracks])
+
+
+def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
+    return Response(
+        orjson.dumps({"status": status, "tracks": tracks}),
+        status=200 if status == "ready" else 503,
+        content_type="application/json",
+    )
+
+
+@blueprint.route("/problems/<code>")
+@blueprint.doc(responses={404: "NOT_FOUND"})
+@blueprint.response(200, ProblemCodeOut())
+def problem_code(code: str) -> Response:
+    """Explain the ``type`` of a problem document."""
+    known = known_codes().get(code)
+    if known is None:
+        raise ProblemCodeUnknown("no problem has this code")
+    kind, description = known
+    return json_response(
+        {
+            "code": code,
+            "status": int(kind.status),
+            "title": kind.title,
+            "description": description,
+        }
+    )

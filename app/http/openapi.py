@@ -1,0 +1,133 @@
+"""The OpenAPI 3.1 document, generated from the endpoints' declarations, and its human page."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import flask_smorest
+import orjson
+from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.common import resolve_schema_instance
+from flask import Flask, Response
+
+from app.http.fields import JsonDocument
+from app.http.problems import CONTENT_TYPE, KINDS
+from app.http.schemas import ProblemOut, Schema
+from app.registry import manifest
+
+DESCRIPTION = """\
+The system of record for AI agents and for the work they hand to each other.
+
+Reads of the registry are public. Writes need an API key in `X-API-Key` and an `Idempotency-Key`:
+repeating a request with the same key gives the stored answer, marked `Idempotent-Replayed: true`,
+and does nothing again. Errors are problem documents (RFC 9457) with a stable `code`.
+"""
+
+# The page itself carries no script and no style, but Swagger UI sets styles on elements.
+DOCS_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class SchemaPlugin(MarshmallowPlugin):
+    """apispec's marshmallow plugin, adding each schema's example."""
+
+    def schema_helper(  # type: ignore[override]
+        self, name: Any, _: Any, schema: Any = None, **arguments: Any
+    ) -> Any:
+        described = super().schema_helper(name, _, schema, **arguments)  # type: ignore[no-untyped-call]
+        if described is not None:
+            described["examples"] = [_instance(schema).example]
+        return described
+
+
+def _instance(schema: Any) -> Schema:
+    """Return the schema that apispec holds as an instance, a class or a class's name."""
+    found = resolve_schema_instance(schema)
+    assert isinstance(found, Schema)  # noqa: S101 (narrows the type)
+    return found
+
+
+def _component_name(schema: Any) -> str:
+    """Name a component after its class without the ``Out``: ``AgentOut`` is ``Agent``."""
+    return type(_instance(schema)).__name__.removesuffix("Out")
+
+
+class Api(flask_smorest.Api):  # type: ignore[misc]
+    """flask-smorest's registry of endpoints, with this service's errors instead of its own."""
+
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _register_doc_blueprint(self) -> None:
+        """Leave serving the document to ``register_documents``."""
+
+    def _register_error_handlers(self) -> None:
+        """Leave errors to ``app.http.problems``."""
+
+    def _register_responses(self) -> None:
+        titles = {int(kind.status): kind.title for kind in KINDS.values()}
+        for status in HTTPStatus:
+            response: dict[str, Any] = {"description": titles.get(int(status), status.phrase)}
+            if status >= 400:
+                response["content"] = {CONTENT_TYPE: {"schema": ProblemOut()}}
+            self.spec.components.response(status.name, response, lazy=True)
+
+    def _register_etag_headers(self) -> None:
+        """The headers are documented where they are used."""
+
+    def _register_pagination_header(self) -> None:
+        """Pagination is in the body and in ``Link``."""
+
+
+def _described_document(_: Any, field: Any, **__: Any) -> dict[str, Any]:
+    """Describe a ``JsonDocument`` by the JSON Schema it carries; apispec calls it as a method."""
+    return field.json_schema if isinstance(field, JsonDocument) else {}
+
+
+def make_api(app: Flask) -> Api:
+    """Return the registry that blueprints with documented endpoints are registered in."""
+    plugin = SchemaPlugin(schema_name_resolver=_component_name)
+    api = Api(
+        app,
+        spec_kwargs={
+            "title": "AgentHub",
+            "version": "1",
+            "openapi_version": "3.1.0",
+            "marshmallow_plugin": plugin,
+            "info": {"description": DESCRIPTION},
+        },
+    )
+    assert plugin.converter is not None  # noqa: S101 (the plugin makes it when it is initialized)
+    plugin.converter.add_attribute_function(_described_document)  # type: ignore[no-untyped-call]
+    # The copy inside the document needs no identity of its own.
+    schema = {name: value for name, value in manifest.schema().items() if name[0] != "$"}
+    api.spec.components.schema("Manifest", schema)
+    api.spec.components.security_scheme(
+        "ApiKey",
+        {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-API-Key",
+            "description": "Made by an operator with `agenthub keys create`.",
+        },
+    )
+    return api
+
+
+def register_documents(app: Flask, api: Api) -> None:
+    """Serve ``/openapi.json`` and ``/docs``; call it after every endpoint is registered."""
+    document = orjson.dumps(
+        api.spec.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    )
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return Response(document, content_type="application/json")
+
+    @app.get("/docs")
+    def docs() -> Response:
+        response = app.send_static_file("docs.html")
+        response.headers["Content-Security-Policy"] = DOCS_POLICY
+        return response

@@ -1,0 +1,51 @@
+"""Keyset pagination: opaque cursors and the link to the next page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from urllib.parse import urlencode
+
+from flask import request
+
+from app.http.errors import ValidationFailed
+
+
+def encode_cursor(position: str) -> str:
+    """Return an opaque cursor for the position after which a page begins."""
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, form: str = r"[!-~]+") -> str:
+    """Return the position of a cursor made by ``encode_cursor``; ``form`` is its pattern.
+
+    Raises ``ValidationFailed`` for anything else. A position is only compared with keys, so a
+    forged one can select no more than an honest one.
+    """
+    try:
+        position = base64.b64decode(
+            cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        ).decode()
+    except (binascii.Error, ValueError):
+        position = ""
+    if not re.fullmatch(form, position) or encode_cursor(position) != cursor:
+        raise ValidationFailed(
+            "the cursor is not one this service gave out",
+            errors=[
+                {
+                    "parameter": "cursor",
+                    "code": "cursor",
+                    "detail": "expected the next_cursor of an earlier page, unchanged",
+                }
+            ],
+        )
+    return position
+
+
+def next_link(cursor: str | None, **parameters: object) -> str | None:
+    """Return the ``Link`` header (RFC 8288) to the page at ``cursor``; None on the last page."""
+    if cursor is None:
+        return None
+    query = {name: value for name, value in parameters.items() if value is not None}
+    return f'<{request.path}?{urlencode(query | {"cursor": cursor})}>; rel="next"'

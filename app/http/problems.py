@@ -1,0 +1,159 @@
+"""Errors as ``application/problem+json`` (RFC 9457), from one table of domain error families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from flask import Flask, Response
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from app import errors
+from app.db import is_lock_timeout
+from app.http.context import request_id
+
+CONTENT_TYPE = "application/problem+json"
+log = structlog.get_logger("agenthub.http")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a family of domain errors appears in HTTP."""
+
+    status: HTTPStatus
+    title: str
+
+
+# The single table: every domain error belongs to exactly one of these families.
+KINDS: dict[type[errors.DomainError], Kind] = {
+    errors.MalformedRequest: Kind(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
+    errors.Unauthenticated: Kind(HTTPStatus.UNAUTHORIZED, "Authentication is needed"),
+    errors.Forbidden: Kind(HTTPStatus.FORBIDDEN, "Not allowed"),
+    errors.NotFound: Kind(HTTPStatus.NOT_FOUND, "Not found"),
+    errors.Conflict: Kind(HTTPStatus.CONFLICT, "Conflict with the present state"),
+    errors.KeyConflict: Kind(HTTPStatus.CONFLICT, "Conflict with an earlier request"),
+    errors.PreconditionFailed: Kind(HTTPStatus.PRECONDITION_FAILED, "Precondition failed"),
+    errors.Invalid: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request breaks a rule"),
+    errors.Unavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Try again later"),
+}
+
+
+class DatabaseBusy(errors.Unavailable):
+    """The database was locked by other writes for longer than a request may wait."""
+
+    code = "database_busy"
+
+
+class DatabaseUnavailable(errors.Unavailable):
+    """The database cannot be reached at the moment; nothing was changed."""
+
+    code = "database_unavailable"
+    retry_after = 2
+
+
+def kind_of(error: type[errors.DomainError]) -> Kind:
+    """Return the table's entry for a domain error class."""
+    return next(KINDS[base] for base in error.__mro__ if base in KINDS)
+
+
+def known_codes() -> dict[str, tuple[Kind, str]]:
+    """Return every problem code with its kind and description, HTTP's own included."""
+    codes = {
+        cls.code: (kind_of(cls), " ".join((cls.__doc__ or "").split()))
+        for cls in _subclasses(errors.DomainError)
+        if "code" in vars(cls)
+    }
+    for status in map(HTTPStatus, (400, 404, 405, 413, 415, 500)):
+        kind = Kind(status, status.phrase)
+        codes[_code(status)] = (kind, f"{status.description or status.phrase}.")
+    return dict(sorted(codes.items()))
+
+
+def _subclasses(cls: type[errors.DomainError]) -> Iterator[type[errors.DomainError]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _code(status: HTTPStatus) -> str:
+    return status.phrase.lower().replace(" ", "_").replace("-", "_")
+
+
+def problem(
+    status: int, code: str, title: str, detail: str, members: dict[str, Any] | None = None
+) -> Response:
+    """Build a problem response; ``members`` are extension members such as ``errors``."""
+    document = {
+        "type": f"/problems/{code}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "request_id": request_id(),
+    }
+    body = orjson.dumps(document | {k: v for k, v in (members or {}).items() if v is not None})
+    return Response(body, status=status, content_type=CONTENT_TYPE)
+
+
+def domain_problem(error: errors.DomainError) -> Response:
+    """Build the response for a domain error."""
+    kind = kind_of(type(error))
+    response = problem(kind.status, error.code, kind.title, error.detail, error.members)
+    if isinstance(error, errors.Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'ApiKey realm="agenthub", header="X-API-Key"'
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def _http_problem(error: HTTPException) -> Response:
+    """Turn Werkzeug's own refusals (routing, size, media type) into problems.
+
+    Headers such as ``Allow`` of a 405 and ``Location`` of a redirect are kept.
+    """
+    base = error.get_response()
+    if base.status_code < 400:
+        return Response(base.get_data(), base.status_code, base.headers)
+    status = HTTPStatus(base.status_code)
+    response = problem(
+        status, _code(status), status.phrase, error.description or status.description
+    )
+    for name, value in base.headers.items():
+        if name not in ("Content-Type", "Content-Length"):
+            response.headers[name] = value
+    return response
+
+
+def _database_problem(error: Exception) -> Response:
+    log.warning("database.unavailable", error=str(getattr(error, "orig", None) or error))
+    if is_lock_timeout(error):
+        return domain_problem(
+            DatabaseBusy("other writes held the database for too long; nothing was changed")
+        )
+    return domain_problem(DatabaseUnavailable("the database did not answer; nothing was changed"))
+
+
+def _internal_problem(error: Exception) -> Response:
+    log.error("request.failed", exc_info=error)
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        _code(HTTPStatus.INTERNAL_SERVER_ERROR),
+        "Internal error",
+        "the service failed; nothing was changed. Please report the request_id",
+    )
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Make every error of ``app`` a problem document."""
+    app.register_error_handler(errors.DomainError, domain_problem)
+    app.register_error_handler(HTTPException, _http_problem)
+    for unavailable in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(unavailable, _database_problem)
+    app.register_error_handler(Exception, _internal_problem)

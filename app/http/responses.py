@@ -1,0 +1,57 @@
+"""JSON responses and conditional requests (RFC 9110, section 13)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+from flask import Response, request
+
+
+def json_response(
+    document: Any,
+    *,
+    etag: str | None = None,
+    link: str | None = None,
+    location: str | None = None,
+) -> Response:
+    """Build a 200 with ``document``; to a GET, a 304 when ``If-None-Match`` names ``etag``.
+
+    ``etag`` is the opaque tag without quotes and is sent as a strong validator. ``location`` is the
+    path of the resource that a write's answer shows, sent as ``Content-Location``.
+    """
+    if etag is not None and request.method == "GET" and _none_match(etag):
+        response = Response(status=304)
+    else:
+        response = Response(orjson.dumps(document), content_type="application/json")
+    if etag is not None:
+        response.headers["ETag"] = f'"{etag}"'
+        if request.method == "GET":
+            # A stored copy may be used after asking whether it is still current.
+            response.headers["Cache-Control"] = "no-cache"
+    if link is not None:
+        response.headers["Link"] = link
+    if location is not None:
+        response.headers["Content-Location"] = location
+    return response
+
+
+def _none_match(etag: str) -> bool:
+    header = request.headers.get("If-None-Match")
+    if header is None:
+        return False
+    return header.strip() == "*" or request.if_none_match.contains_weak(etag)
+
+
+def expected_revisions() -> frozenset[int] | None:
+    """Return the revisions that ``If-Match`` accepts; None when it accepts any.
+
+    Agents carry their revision number as a strong entity tag. Anything else in the header, a weak
+    tag included, matches no revision.
+    """
+    header = request.headers.get("If-Match")
+    if header is None or header.strip() == "*":
+        return None
+    tags = request.if_match.as_set()
+    return frozenset(int(tag) for tag in tags if re.fullmatch(r"[0-9]{1,10}", tag))

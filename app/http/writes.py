@@ -1,0 +1,102 @@
+"""Running a write: its effect and its stored answer commit together, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Response, request
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from app.access.service import Principal
+from app.db import is_lock_timeout, is_retryable
+from app.errors import DomainError
+from app.http.context import services
+from app.http.problems import domain_problem
+from app.idempotency import service as idempotency
+from app.idempotency.errors import KeyInUse
+from app.idempotency.service import Answer, WriteRequest
+
+MAX_ATTEMPTS = 3
+# Headers of an answer that belong to the answer, not to the connection or the moment it is sent.
+STORED_HEADERS = ("Content-Type", "Content-Location", "ETag")
+
+# The effect of a write: does it in the session's transaction and returns the response.
+Effect = Callable[[Session], Response]
+
+
+def identify(principal: Principal, path: Mapping[str, str], body: Any) -> WriteRequest:
+    """Return the identity of the current request under its idempotency key.
+
+    Raises ``KeyMissing`` and ``KeyMalformed``.
+    """
+    key = idempotency.check_key(request.headers.get("Idempotency-Key"))
+    route = str(request.url_rule)
+    query = list(request.args.items(multi=True))
+    request_hash = idempotency.fingerprint(request.method, route, path, query, body)
+    return WriteRequest(principal.owner_id, key, request_hash, request.method, route)
+
+
+def run_write(identity: WriteRequest, effect: Effect) -> Response:
+    """Run ``effect`` once under its key, or replay the answer it gave before.
+
+    A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
+    other exception undoes everything, so that the key stays unused. A transaction that PostgreSQL
+    cancelled because it met another is run again as a whole.
+    """
+    with services().database.read() as connection:
+        stored = idempotency.find_answer(connection, identity)
+    if stored is not None:
+        return _replay(stored)
+    for _ in range(MAX_ATTEMPTS - 1):
+        try:
+            return _attempt(identity, effect)
+        except OperationalError as error:
+            if not is_retryable(error):
+                raise
+    return _attempt(identity, effect)
+
+
+def _attempt(identity: WriteRequest, effect: Effect) -> Response:
+    with services().database.transaction() as session:
+        if not _claim(session, identity):
+            # The rival committed while we waited, so its answer is visible now.
+            stored = idempotency.find_answer(session, identity)
+            if stored is None:
+                raise KeyInUse("a request with this Idempotency-Key is under way")
+            return _replay(stored)
+        try:
+            with session.begin_nested():
+                response = effect(session)
+        except DomainError as error:
+            if not error.settled:
+                raise
+            response = domain_problem(error)
+        idempotency.store_answer(session, identity, _answer(response))
+    return response
+
+
+def _claim(session: Session, identity: WriteRequest) -> bool:
+    # The first statement of a SQLite transaction takes the one write lock, which says nothing about
+    # this key; only PostgreSQL's wait on the unique index does.
+    session.connection()
+    try:
+        return idempotency.claim(session, identity, services().idempotency_retention)
+    except OperationalError as error:
+        if is_lock_timeout(error):
+            raise KeyInUse("a request with this Idempotency-Key is under way") from None
+        raise
+
+
+def _answer(response: Response) -> Answer:
+    headers = {name: response.headers[name] for name in STORED_HEADERS if name in response.headers}
+    resource = headers.get("Content-Location")
+    return Answer(response.status_code, response.get_data(), headers, resource)
+
+
+def _replay(answer: Answer) -> Response:
+    response = Response(answer.body, status=answer.status_code)
+    response.headers.update(answer.headers)
+    response.headers["Idempotent-Replayed"] = "true"
+    return response

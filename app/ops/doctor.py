@@ -1,0 +1,102 @@
+"""Diagnosis: settings, database, tracks, keys, disk, each with what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.access.pepper import load_pepper
+from app.access.service import list_keys
+from app.config import Settings, SettingsError
+from app.db import Database
+from app.ops.tracks import CURRENT, read_tracks
+
+MIN_FREE_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``ok``, and when it is not, ``remedy`` says what to do."""
+
+    subject: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything a running service needs; never raises for what it finds."""
+    findings = [*_settings(settings), _disk(settings)]
+    if settings.is_sqlite and not Path(settings.url.database or "").exists():
+        return [*findings, Finding("database", False, "does not exist yet", "agenthub up")]
+    database = Database(settings)
+    try:
+        with database.read() as connection:
+            findings.append(_database(connection, settings))
+            findings += _tracks(connection)
+            findings.append(_keys(connection))
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        findings.append(
+            Finding("database", False, reason, "check AGENTHUB_DATABASE_URL and the server")
+        )
+    finally:
+        database.dispose()
+    return findings
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("settings", True, f"database {settings.url.render_as_string(hide_password=True)}")
+    try:
+        load_pepper(settings)
+    except (SettingsError, OSError) as error:
+        yield Finding("key pepper", False, str(error), "set AGENTHUB_KEY_PEPPER")
+    else:
+        source = "AGENTHUB_KEY_PEPPER" if settings.key_pepper else "file in the data directory"
+        yield Finding("key pepper", True, source)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = next(p for p in [settings.data_dir.absolute(), *settings.data_dir.absolute().parents]
+                  if p.exists())  # fmt: skip
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 2**30:.1f} GiB free in {settings.data_dir.absolute()}"
+    remedy = f"free at least {MIN_FREE_BYTES // 2**20} MiB" if free < MIN_FREE_BYTES else None
+    return Finding("disk", remedy is None, detail, remedy)
+
+
+def _database(connection: Connection, settings: Settings) -> Finding:
+    if settings.is_sqlite:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        version = connection.scalar(text("SELECT sqlite_version()"))
+        ok = mode == "wal"
+        remedy = None if ok else "agenthub up"
+        return Finding("database", ok, f"SQLite {version}, journal mode {mode}", remedy)
+    version = connection.scalar(text("SHOW server_version"))
+    durable = connection.scalar(text("SHOW fsync")) == "on"
+    return Finding(
+        "database",
+        durable,
+        f"PostgreSQL {version}, fsync {'on' if durable else 'off'}",
+        None if durable else "set fsync = on: acknowledged writes could be lost",
+    )
+
+
+def _tracks(connection: Connection) -> Iterator[Finding]:
+    for track in read_tracks(connection):
+        detail = f"{track.state} at {track.revision or 'no revision'}"
+        yield Finding(f"track {track.scope}", track.state == CURRENT, detail, track.remedy)
+
+
+def _keys(connection: Connection) -> Finding:
+    live = [key for key in list_keys(connection) if key["revoked_at"] is None]
+    if not live:
+        return Finding(
+            "API keys", False, "none", "agenthub keys create --owner NAME --role developer"
+        )
+    return Finding("API keys", True, f"{len(live)} not revoked")

@@ -1,0 +1,366 @@
+"""What the registry's endpoints answer, for the OpenAPI document.
+
+Answers are built by ``app.registry.documents`` and spliced from stored JSON text, so these schemas
+never serialize one; the tests hold every answer they see to them.
+"""
+
+from __future__ import annotations
+
+import marshmallow as ma
+
+from app.http.schemas import Schema
+from app.registry.examples import CHANGES, MANIFEST
+from app.registry.schemas import CaseCount, ManifestField
+
+SUMMARY = {
+    "status": "evaluated",
+    "evaluation_id": "01981f0e-7b5a-7c3e-9d52-3f1f6f7f9a10",
+    "evaluations": 1,
+    "suite": "invoices-2026-11",
+    "evaluated_at": "2026-11-20T09:30:00.000000Z",
+    "cases": {"passed": 47, "total": 50},
+    "metrics": {"accuracy": 0.94, "p95_latency_ms": 830},
+}
+
+
+class EvalSummaryOut(Schema):
+    """A version's latest evaluation; only ``status`` while it has none."""
+
+    status = ma.fields.String(required=True, validate=ma.validate.OneOf(("pending", "evaluated")))
+    evaluation_id = ma.fields.String()
+    evaluations = ma.fields.Integer(metadata={"description": "How many are stored"})
+    suite = ma.fields.String()
+    evaluated_at = ma.fields.AwareDateTime()
+    cases = ma.fields.Nested(CaseCount())
+    metrics = ma.fields.Dict(keys=ma.fields.String(), values=ma.fields.Float())
+
+    example = SUMMARY
+
+
+class TrustOut(Schema):
+    """Trust from evidence: 0 to 100, and 0 with tier ``unrated`` while there is none."""
+
+    score = ma.fields.Integer(required=True, validate=ma.validate.Range(min=0, max=100))
+    tier = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("unrated", "low", "medium", "high"))
+    )
+    badge = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("none", "bronze", "silver", "gold"))
+    )
+
+    example = {"score": 83, "tier": "high", "badge": "gold"}
+
+
+class LineageOut(Schema):
+    """What a fork was copied from."""
+
+    agent_id = ma.fields.String(required=True)
+    version = ma.fields.String(required=True)
+    digest = ma.fields.String(required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "version": "1.0.0",
+        "digest": "sha256:" + "0f" * 32,
+    }
+
+
+class AgentOut(Schema):
+    """An agent with its latest version's manifest; ``versions`` are oldest first."""
+
+    id = ma.fields.String(required=True)
+    namespace = ma.fields.String(required=True)
+    slug = ma.fields.String(required=True)
+    status = ma.fields.String(required=True, validate=ma.validate.OneOf(("active", "deprecated")))
+    latest_version = ma.fields.String(required=True)
+    manifest = ManifestField(required=True)
+    eval_summary = ma.fields.Nested(EvalSummaryOut(), required=True)
+    trust = ma.fields.Nested(TrustOut(), required=True)
+    versions = ma.fields.List(ma.fields.String(), required=True)
+    forked_from = ma.fields.Nested(LineageOut(), required=True, allow_none=True)
+
+    example = {
+        "id": "@acme:invoice-summarizer",
+        "namespace": "@acme",
+        "slug": "invoice-summarizer",
+        "status": "active",
+        "latest_version": "1.0.0",
+        "manifest": MANIFEST,
+        "eval_summary": SUMMARY,
+        "trust": TrustOut.example,
+        "versions": ["1.0.0"],
+        "forked_from": None,
+    }
+
+
+class PaginationOut(Schema):
+    """Where a page stands. ``total`` and ``offset`` belong to mode ``offset``."""
+
+    mode = ma.fields.String(required=True, validate=ma.validate.OneOf(("offset", "cursor")))
+    offset = ma.fields.Integer()
+    limit = ma.fields.Integer(required=True)
+    total = ma.fields.Integer()
+    next_cursor = ma.fields.String(required=True, allow_none=True)
+
+    example = {"mode": "offset", "offset": 0, "limit": 20, "total": 1, "next_cursor": None}
+
+
+class AgentListOut(Schema):
+    """A page of agents by ascending id."""
+
+    data = ma.fields.List(ma.fields.Nested(AgentOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {"data": [AgentOut.example], "pagination": PaginationOut.example}
+
+
+class NamespaceOut(Schema):
+    """A page of a namespace's agents by ascending id."""
+
+    namespace = ma.fields.String(required=True)
+    data = ma.fields.List(ma.fields.Nested(AgentOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {
+        "namespace": "@acme",
+        "data": [AgentOut.example],
+        "pagination": {"mode": "cursor", "limit": 100, "next_cursor": None},
+    }
+
+
+class DeprecatedOut(Schema):
+    """A deprecated agent."""
+
+    id = ma.fields.String(required=True)
+    status = ma.fields.Constant("deprecated", required=True)
+
+    example = {"id": "@acme:invoice-summarizer", "status": "deprecated"}
+
+
+class CapabilityDeltaOut(Schema):
+    """Capability ids that a version adds, removes, or changes."""
+
+    added = ma.fields.List(ma.fields.String(), required=True)
+    removed = ma.fields.List(ma.fields.String(), required=True)
+    modified = ma.fields.List(ma.fields.String(), required=True)
+
+    example = CHANGES["capability_delta"]
+
+
+class ChangeOut(Schema):
+    """One change in behaviour, with the names it concerns."""
+
+    type = ma.fields.String(required=True)
+    capability_id = ma.fields.String()
+    fields_ = ma.fields.List(ma.fields.String(), data_key="fields")
+    protocols = ma.fields.List(ma.fields.String())
+    from_ = ma.fields.String(data_key="from")
+    to = ma.fields.String()
+    capability_ids = ma.fields.List(ma.fields.String())
+
+    example = CHANGES["breaking_changes"][0]
+
+
+class BehavioralDiffOut(Schema):
+    """What changes for callers; the score is 2 for each breaking and 1 for each other change."""
+
+    compatibility = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("breaking", "backward_compatible"))
+    )
+    risk_level = ma.fields.String(
+        required=True, validate=ma.validate.OneOf(("low", "medium", "high"))
+    )
+    regression_risk_score = ma.fields.Integer(required=True)
+    capability_delta = ma.fields.Nested(CapabilityDeltaOut(), required=True)
+    breaking_changes = ma.fields.List(ma.fields.Nested(ChangeOut()), required=True)
+    non_breaking_changes = ma.fields.List(ma.fields.Nested(ChangeOut()), required=True)
+
+    example = CHANGES
+
+
+class VersionEntryOut(Schema):
+    """A version in the list of its agent's."""
+
+    version = ma.fields.String(required=True)
+    published = ma.fields.Constant(True, required=True)
+    published_at = ma.fields.AwareDateTime(required=True)
+    digest = ma.fields.String(required=True)
+    eval_summary = ma.fields.Nested(EvalSummaryOut(), required=True)
+    behavioral_impact_from_previous = ma.fields.Nested(
+        BehavioralDiffOut(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "Against the version published before; null for the first"},
+    )
+
+    example = {
+        "version": "1.1.0",
+        "published": True,
+        "published_at": "2026-11-21T08:00:00.000000Z",
+        "digest": "sha256:" + "0f" * 32,
+        "eval_summary": {"status": "pending"},
+        "behavioral_impact_from_previous": CHANGES,
+    }
+
+
+class VersionListOut(Schema):
+    """A page of an agent's versions, oldest first."""
+
+    agent_id = ma.fields.String(required=True)
+    versions = ma.fields.List(ma.fields.Nested(VersionEntryOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "versions": [VersionEntryOut.example],
+        "pagination": {"mode": "cursor", "limit": 100, "next_cursor": None},
+    }
+
+
+class VersionOut(Schema):
+    """A published version. ``digest`` is the SHA-256 of the manifest's RFC 8785 form."""
+
+    agent_id = ma.fields.String(required=True)
+    version = ma.fields.String(required=True)
+    manifest = ManifestField(required=True)
+    eval_summary = ma.fields.Nested(EvalSummaryOut(), required=True)
+    digest = ma.fields.String(required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "version": "1.0.0",
+        "manifest": MANIFEST,
+        "eval_summary": SUMMARY,
+        "digest": "sha256:" + "0f" * 32,
+    }
+
+
+class DiffOut(Schema):
+    """The behavioral difference of two versions."""
+
+    agent_id = ma.fields.String(required=True)
+    base_version = ma.fields.String(required=True)
+    target_version = ma.fields.String(required=True)
+    diff = ma.fields.Nested(BehavioralDiffOut(), required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "base_version": "1.0.0",
+        "target_version": "1.1.0",
+        "diff": CHANGES,
+    }
+
+
+class ComparisonOut(Schema):
+    """Two versions side by side; ``eval_delta`` is target minus base for each common metric."""
+
+    agent_id = ma.fields.String(required=True)
+    base_version = ma.fields.String(required=True)
+    target_version = ma.fields.String(required=True)
+    behavioral_diff = ma.fields.Nested(BehavioralDiffOut(), required=True)
+    eval_base = ma.fields.Nested(EvalSummaryOut(), required=True)
+    eval_target = ma.fields.Nested(EvalSummaryOut(), required=True)
+    eval_delta = ma.fields.Dict(keys=ma.fields.String(), values=ma.fields.Float(), required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "base_version": "1.0.0",
+        "target_version": "1.1.0",
+        "behavioral_diff": CHANGES,
+        "eval_base": SUMMARY,
+        "eval_target": {"status": "pending"},
+        "eval_delta": {},
+    }
+
+
+class ForkOut(Schema):
+    """The copy that a fork made."""
+
+    source_agent_id = ma.fields.String(required=True)
+    forked_agent = ma.fields.Nested(AgentOut(), required=True)
+
+    example = {
+        "source_agent_id": "@acme:invoice-summarizer",
+        "forked_agent": {
+            **AgentOut.example,
+            "id": "@globex:invoice-summarizer",
+            "namespace": "@globex",
+            "forked_from": LineageOut.example,
+        },
+    }
+
+
+class CapabilityEntryOut(Schema):
+    """One capability of an agent's latest version."""
+
+    capability_id = ma.fields.String(required=True)
+    capability_name = ma.fields.String(required=True)
+    description = ma.fields.String(required=True)
+    protocols = ma.fields.List(ma.fields.String(), required=True)
+    permissions = ma.fields.List(ma.fields.String(), required=True)
+    input_schema = ma.fields.Dict(required=True)
+    output_schema = ma.fields.Dict(required=True)
+
+    example = {
+        "capability_id": "summarize",
+        "capability_name": "Summarize an invoice",
+        "description": "Turns one invoice into a short structured summary.",
+        "protocols": ["HTTP"],
+        "permissions": ["invoices.read"],
+        "input_schema": {"type": "object", "required": ["invoice"]},
+        "output_schema": {"type": "object", "required": ["summary"]},
+    }
+
+
+class CapabilityListOut(Schema):
+    """What an agent's latest version can do."""
+
+    agent_id = ma.fields.String(required=True)
+    version = ma.fields.String(required=True)
+    capabilities = ma.fields.List(ma.fields.Nested(CapabilityEntryOut()), required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "version": "1.0.0",
+        "capabilities": [CapabilityEntryOut.example],
+    }
+
+
+class EvaluationOut(Schema):
+    """One stored evaluation."""
+
+    id = ma.fields.String(required=True)
+    agent_id = ma.fields.String(required=True)
+    version = ma.fields.String(required=True)
+    suite = ma.fields.String(required=True)
+    metrics = ma.fields.Dict(keys=ma.fields.String(), values=ma.fields.Float(), required=True)
+    cases = ma.fields.Nested(CaseCount(), required=True)
+    evaluated_at = ma.fields.AwareDateTime(required=True)
+    recorded_at = ma.fields.AwareDateTime(required=True)
+
+    example = {
+        "id": SUMMARY["evaluation_id"],
+        "agent_id": "@acme:invoice-summarizer",
+        "version": "1.0.0",
+        "suite": "invoices-2026-11",
+        "metrics": SUMMARY["metrics"],
+        "cases": {"passed": 47, "total": 50},
+        "evaluated_at": "2026-11-20T09:30:00.000000Z",
+        "recorded_at": "2026-11-20T09:31:12.401928Z",
+    }
+
+
+class EvaluationListOut(Schema):
+    """A page of a version's evaluations, newest first."""
+
+    agent_id = ma.fields.String(required=True)
+    version = ma.fields.String(required=True)
+    evaluations = ma.fields.List(ma.fields.Nested(EvaluationOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {
+        "agent_id": "@acme:invoice-summarizer",
+        "version": "1.0.0",
+        "evaluations": [EvaluationOut.example],
+        "pagination": {"mode": "cursor", "limit": 100, "next_cursor": None},
+    }

@@ -1,0 +1,279 @@
+"""The registry's endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from app import clock
+from app.access.service import Principal
+from app.http.blueprint import Blueprint
+from app.http.pagination import decode_cursor, encode_cursor, next_link
+from app.http.responses import expected_revisions, json_response
+from app.registry import answers, documents, queries, schemas, service
+from app.registry.errors import NamespaceNotFound
+from app.registry.names import normalize_namespace
+
+blueprint = Blueprint(
+    "registry", __name__, url_prefix="/v1", description="Agents, their versions and evaluations."
+)
+
+
+@blueprint.write("POST", "/agents", body=schemas.RegisterAgent(), returns=answers.AgentOut())
+def register_agent(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
+    """Register an agent with its first version."""
+    agent_id = service.register_agent(
+        session, principal.owner_id, body["namespace"], body["manifest"]
+    )
+    return _agent_response(session, agent_id)
+
+
+@blueprint.read("/agents", query=schemas.AgentListQuery(), returns=answers.AgentListOut())
+def list_agents(connection: Connection, query: dict[str, Any]) -> Response:
+    """List agents by ascending id.
+
+    Pages by `offset` carry a total and shift when agents are registered meanwhile; pages by
+    `cursor` do not shift.
+    """
+    filters = {"namespace": query["namespace"], "status": query["status"]}
+    limit, cursor = query["limit"], query["cursor"]
+    after = decode_cursor(cursor) if cursor else None
+    offset = query["offset"] or 0
+    rows = queries.list_agents(connection, **filters, limit=limit + 1, offset=offset, after=after)
+    data, following = _page(rows, limit)
+    pagination: dict[str, Any] = {"mode": "cursor", "limit": limit, "next_cursor": following}
+    if after is None:
+        total = queries.count_agents(connection, **filters)
+        pagination |= {"mode": "offset", "offset": offset, "total": total}
+    return json_response(
+        {"data": data, "pagination": pagination},
+        link=next_link(following, **filters, limit=limit),
+    )
+
+
+def _page(rows: list[Any], limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the documents of a page and the next cursor; ``rows`` holds one more if there is."""
+    following = encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
+    return [documents.agent_document(row) for row in rows[:limit]], following
+
+
+@blueprint.read("/agents/<agent_id>", returns=answers.AgentOut(), problems=(404,), conditional=True)
+def get_agent(connection: Connection, agent_id: str) -> Response:
+    """Show an agent with its latest version's manifest."""
+    row = queries.find_agent(connection, agent_id)
+    return json_response(documents.agent_document(row), etag=documents.agent_tag(row))
+
+
+def _agent_response(session: Session, agent_id: str) -> Response:
+    row = queries.find_agent(session, agent_id)
+    return json_response(
+        documents.agent_document(row),
+        etag=documents.agent_tag(row),
+        location=f"/v1/agents/{agent_id}",
+    )
+
+
+@blueprint.write(
+    "PUT",
+    "/agents/<agent_id>",
+    body=schemas.PublishVersion(),
+    returns=answers.AgentOut(),
+    problems=(404,),
+    conditional=True,
+)
+def publish_version(
+    session: Session, principal: Principal, body: dict[str, Any], agent_id: str
+) -> Response:
+    """Publish a further version of an agent, and make the agent active."""
+    service.publish_version(
+        session, principal.owner_id, agent_id, body["manifest"], expected_revisions()
+    )
+    return _agent_response(session, agent_id)
+
+
+@blueprint.write(
+    "DELETE",
+    "/agents/<agent_id>",
+    returns=answers.DeprecatedOut(),
+    problems=(404,),
+    conditional=True,
+)
+def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Response:
+    """Deprecate an agent. Its history stays and can be read."""
+    service.deprecate_agent(session, principal.owner_id, agent_id, expected_revisions())
+    return json_response(
+        {"id": agent_id, "status": service.DEPRECATED}, location=f"/v1/agents/{agent_id}"
+    )
+
+
+@blueprint.read(
+    "/agents/<agent_id>/versions",
+    query=schemas.PageQuery(),
+    returns=answers.VersionListOut(),
+    problems=(404,),
+)
+def list_versions(connection: Connection, query: dict[str, Any], agent_id: str) -> Response:
+    """List an agent's versions, oldest first, each with its impact on callers."""
+    limit, cursor = query["limit"], query["cursor"]
+    after = int(decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
+    rows = queries.list_versions(connection, agent_id, limit=limit + 1, after=after)
+    following = encode_cursor(str(rows[limit - 1].sequence)) if len(rows) > limit else None
+    return json_response(
+        {
+            "agent_id": agent_id,
+            "versions": [documents.version_entry(row) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )
+
+
+@blueprint.read(
+    "/agents/<agent_id>/versions/<version>",
+    returns=answers.VersionOut(),
+    problems=(404,),
+    conditional=True,
+)
+def get_version(connection: Connection, agent_id: str, version: str) -> Response:
+    """Show one version with its manifest and digest."""
+    (row,) = queries.find_versions(connection, agent_id, version)
+    return json_response(documents.version_document(agent_id, row), etag=documents.version_tag(row))
+
+
+@blueprint.read(
+    "/agents/<agent_id>/versions/<base_version>/behavioral-diff/<target_version>",
+    returns=answers.DiffOut(),
+    problems=(404,),
+)
+def get_behavioral_diff(
+    connection: Connection, agent_id: str, base_version: str, target_version: str
+) -> Response:
+    """Show what changes for callers from one version to another."""
+    base, target = queries.find_versions(connection, agent_id, base_version, target_version)
+    return json_response(documents.diff_document(agent_id, base, target))
+
+
+@blueprint.read(
+    "/agents/<agent_id>/compare/<base_version>/<target_version>",
+    returns=answers.ComparisonOut(),
+    problems=(404,),
+)
+def compare_versions(
+    connection: Connection, agent_id: str, base_version: str, target_version: str
+) -> Response:
+    """Show two versions' behavioral difference beside their evaluations."""
+    base, target = queries.find_versions(connection, agent_id, base_version, target_version)
+    return json_response(documents.comparison_document(agent_id, base, target))
+
+
+@blueprint.write(
+    "POST",
+    "/agents/<agent_id>/versions/<version>/evals",
+    body=schemas.RecordEvaluation(),
+    returns=answers.EvaluationOut(),
+    problems=(404,),
+)
+def record_evaluation(
+    session: Session, principal: Principal, body: dict[str, Any], agent_id: str, version: str
+) -> Response:
+    """Store an evaluation of a version; the version's summary shows the one stored last."""
+    result = service.EvaluationResult(
+        suite=body["suite"],
+        metrics=body["metrics"],
+        cases_passed=body["cases"]["passed"],
+        cases_total=body["cases"]["total"],
+        evaluated_at=body["evaluated_at"] or clock.now(),
+    )
+    evaluation = service.record_evaluation(session, principal.owner_id, agent_id, version, result)
+    return json_response(
+        documents.evaluation_document(evaluation),
+        location=f"/v1/agents/{agent_id}/versions/{version}/evals",
+    )
+
+
+@blueprint.read(
+    "/agents/<agent_id>/versions/<version>/evals",
+    query=schemas.PageQuery(),
+    returns=answers.EvaluationListOut(),
+    problems=(404,),
+)
+def list_evaluations(
+    connection: Connection, query: dict[str, Any], agent_id: str, version: str
+) -> Response:
+    """List a version's evaluations, newest first."""
+    limit, cursor = query["limit"], query["cursor"]
+    before = decode_cursor(cursor) if cursor else None
+    rows = queries.list_evaluations(connection, agent_id, version, limit=limit + 1, before=before)
+    following = encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
+    return json_response(
+        {
+            "agent_id": agent_id,
+            "version": version,
+            "evaluations": [documents.evaluation_document(row) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )
+
+
+@blueprint.write(
+    "POST",
+    "/agents/<agent_id>/fork",
+    body=schemas.ForkAgent(),
+    returns=answers.ForkOut(),
+    problems=(404,),
+)
+def fork_agent(
+    session: Session, principal: Principal, body: dict[str, Any], agent_id: str
+) -> Response:
+    """Copy an agent's latest version into a namespace of yours, or one nobody has."""
+    forked_id = service.fork_agent(
+        session, principal.owner_id, agent_id, body["namespace"], body["new_slug"]
+    )
+    forked = documents.agent_document(queries.find_agent(session, forked_id))
+    return json_response(
+        {"source_agent_id": agent_id, "forked_agent": forked}, location=f"/v1/agents/{forked_id}"
+    )
+
+
+@blueprint.read(
+    "/agents/<agent_id>/capabilities", returns=answers.CapabilityListOut(), problems=(404,)
+)
+def list_capabilities(connection: Connection, agent_id: str) -> Response:
+    """List what an agent's latest version can do."""
+    row = queries.find_agent(connection, agent_id)
+    return json_response(
+        {
+            "agent_id": agent_id,
+            "version": row.latest_version,
+            "capabilities": documents.capability_entries(row.manifest),
+        }
+    )
+
+
+@blueprint.read(
+    "/namespaces/<namespace>",
+    query=schemas.PageQuery(),
+    returns=answers.NamespaceOut(),
+    problems=(404,),
+)
+def get_namespace(connection: Connection, query: dict[str, Any], namespace: str) -> Response:
+    """List a namespace's agents by ascending id; the `@` may be left out."""
+    name = normalize_namespace(namespace)
+    if name is None:
+        raise NamespaceNotFound("a namespace is @ and 2 to 63 of a-z, 0-9, _ and -")
+    limit, cursor = query["limit"], query["cursor"]
+    after = decode_cursor(cursor) if cursor else None
+    rows = queries.list_agents(connection, namespace=name, limit=limit + 1, after=after)
+    data, following = _page(rows, limit)
+    return json_response(
+        {
+            "namespace": name,
+            "data": data,
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )

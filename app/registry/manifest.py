@@ -1,0 +1,312 @@
+"""Validation of agent manifests, format 0.1.
+
+A manifest is held against the JSON Schema shipped beside this module, the meta-schemas of the JSON
+Schemas its capabilities carry, and the rules no schema can express: unique capability ids and no
+inline secrets. All violations are reported at once, unless the value cannot be stored at all; then
+only the reasons for that are. Nothing is ever fetched from the network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from itertools import chain
+from typing import Any, NamedTuple
+
+import jsonschema_rs
+
+MAX_REPORTED = 100
+"""At most this many violations are reported for one manifest."""
+
+MAX_DEPTH = 64
+"""Arrays and objects nest at most this deep; the root is at depth 0."""
+
+MAX_VALUES = 20_000
+"""A manifest holds at most this many values, counting every array, object and scalar."""
+
+MAX_NAME_LENGTH = 200
+"""A member name anywhere in a manifest has at most this many characters."""
+
+MAX_INTEGER = 2**53 - 1
+"""The largest integer every JSON implementation keeps exactly (RFC 7493 section 2.2)."""
+
+_SOURCE = resources.files(__package__).joinpath("manifest-0.1.schema.json").read_text("utf-8")
+
+
+def schema() -> dict[str, Any]:
+    """Return a fresh copy of the JSON Schema (Draft 2020-12) of manifest 0.1."""
+    document: dict[str, Any] = json.loads(_SOURCE)
+    return document
+
+
+_SCHEMA = schema()
+MAX_CAPABILITIES: int = _SCHEMA["properties"]["capabilities"]["maxItems"]
+"""A manifest declares at most this many capabilities."""
+
+# Patterns run on an engine whose time is linear in the text, and references are never fetched.
+_MANIFEST = jsonschema_rs.Draft202012Validator(
+    _SCHEMA,
+    validate_formats=True,
+    pattern_options=jsonschema_rs.RegexOptions(),
+    offline=True,
+)
+
+_DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_DRAFTS = {
+    draft: jsonschema_rs.validator_for(
+        {"$schema": draft, "$ref": draft}, validate_formats=False, offline=True
+    )
+    for draft in (
+        _DEFAULT_DRAFT,
+        "https://json-schema.org/draft/2019-09/schema",
+        "http://json-schema.org/draft-07/schema",
+        "http://json-schema.org/draft-06/schema",
+        "http://json-schema.org/draft-04/schema",
+    )
+}
+
+# The texts name the rule and never the value found, which may be a secret or very long.
+_EXPECTED = {
+    "required": "This member is required.",
+    "additionalProperties": "This member is not part of the format; remove it.",
+    "type": "Must be of type {}.",
+    "enum": "Must be one of {}.",
+    "const": "Must be {}.",
+    "minimum": "Must be at least {}.",
+    "maximum": "Must be at most {}.",
+    "minLength": "Must have at least {} character(s).",
+    "maxLength": "Must have at most {} character(s).",
+    "minItems": "Must have at least {} item(s).",
+    "maxItems": "Must have at most {} item(s).",
+    "uniqueItems": "Must not repeat an item.",
+    "pattern": "Must match the regular expression {}.",
+    "format": "Must have the format {}.",
+}
+
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_SECRET_WORD = re.compile(
+    r"(?:secret|token|pass(?:word|wd|phrase)|(?:api|private|access|secret)_?key)(s?)(?![a-z])"
+)
+# PostgreSQL cannot store U+0000, and a lone surrogate has no UTF-8 form (RFC 7493 section 2.1).
+_UNSAFE_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+# The pointer, the code and the detail of a violation.
+_Finding = tuple[str, str, str]
+
+
+class _Node(NamedTuple):
+    """A value and where it is; ``name`` is None for the root and for items of an array."""
+
+    pointer: str
+    depth: int
+    name: str | None
+    value: object
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One rule a manifest breaks.
+
+    ``pointer`` is the JSON Pointer (RFC 6901) of the value at fault from the manifest's root, or of
+    the member that is missing. ``code`` is a stable word, mostly the JSON Schema keyword in snake
+    case. ``detail`` is a sentence that says what was expected.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+
+
+def validate(manifest: object) -> list[Violation]:
+    """Return every rule a parsed JSON value breaks as a manifest, ordered by pointer.
+
+    At most ``MAX_REPORTED`` violations are returned. Any value is accepted and nothing is raised.
+    """
+    unstorable = list(_unstorable(manifest))
+    findings: Iterable[_Finding] = unstorable
+    # The schema engine overflows the stack on deep nesting and raises on text without a UTF-8 form,
+    # so it does not see such a value. Integers out of range do it no harm.
+    if all(code in ("minimum", "maximum") for _, code, _ in unstorable):
+        findings = chain(
+            _schema_findings(manifest),
+            unstorable,
+            _capability_findings(manifest),
+            _inline_secrets(manifest),
+        )
+    found: dict[tuple[str, str], str] = {}
+    for pointer, code, detail in findings:
+        found.setdefault((pointer, code), detail)
+    ordered = sorted(found, key=lambda key: (_document_order(key[0]), key[1]))
+    return [Violation(*key, found[key]) for key in ordered[:MAX_REPORTED]]
+
+
+def _document_order(pointer: str) -> list[tuple[int, str]]:
+    """Sort members by name, and items by index: 2 before 10."""
+    return [(len(part) if part.isdecimal() else 0, part) for part in pointer.split("/")]
+
+
+def _child(pointer: str, name: str | int) -> str:
+    """Extend a JSON Pointer (RFC 6901 section 3)."""
+    return f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+
+
+def _resolve(document: Any, pointer: str) -> Any:
+    """Return the value a JSON Pointer leads to (RFC 6901 section 4)."""
+    for part in pointer.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        document = document[int(name)] if isinstance(document, list) else document[name]
+    return document
+
+
+def _walk(root: object) -> Iterator[_Node]:
+    """Yield every value down to ``MAX_DEPTH``."""
+    stack = [_Node("", 0, None, root)]
+    while stack:
+        node = stack.pop()
+        yield node
+        pointer, depth, _, value = node
+        if depth == MAX_DEPTH:
+            continue
+        if isinstance(value, dict):
+            stack += [
+                _Node(_child(pointer, name), depth + 1, name, member)
+                for name, member in value.items()
+                if isinstance(name, str)
+            ]
+        elif isinstance(value, list):
+            stack += [_Node(_child(pointer, i), depth + 1, None, v) for i, v in enumerate(value)]
+
+
+def _unstorable(manifest: object) -> Iterator[_Finding]:
+    """Find what is no I-JSON (RFC 7493) or larger than any manifest needs to be."""
+    for count, (pointer, depth, _, value) in enumerate(_walk(manifest), start=1):
+        if count > MAX_VALUES:
+            yield "", "max_values", f"Must hold at most {MAX_VALUES} values in all."
+            return
+        for code, detail in _value_faults(value):
+            yield pointer, code, detail
+        if depth == MAX_DEPTH and isinstance(value, dict | list):
+            yield pointer, "max_depth", f"Must not nest deeper than {MAX_DEPTH} levels."
+
+
+def _value_faults(value: object) -> Iterator[tuple[str, str]]:
+    match value:
+        case None | bool() | list():
+            pass
+        case str():
+            if _UNSAFE_TEXT.search(value):
+                yield "unsafe_text", "Must not hold U+0000 or a lone surrogate."
+        case int():
+            if value > MAX_INTEGER:
+                yield "maximum", f"Must be at most {MAX_INTEGER}."
+            elif value < -MAX_INTEGER:
+                yield "minimum", f"Must be at least {-MAX_INTEGER}."
+        case float():
+            if not math.isfinite(value):
+                yield "not_json", "Must be a finite number."
+        case dict():
+            for name in value:
+                yield from _name_faults(name)
+        case _:
+            yield "not_json", "Must be a JSON value."
+
+
+def _name_faults(name: object) -> Iterator[tuple[str, str]]:
+    """Judge a member name; the finding goes to the object, since the name cannot be repeated."""
+    if not isinstance(name, str):
+        yield "not_json", "Member names must be strings."
+    elif len(name) > MAX_NAME_LENGTH:
+        yield "max_name_length", f"Member names must have at most {MAX_NAME_LENGTH} characters."
+    elif _UNSAFE_TEXT.search(name):
+        yield "unsafe_text", "Member names must not hold U+0000 or a lone surrogate."
+
+
+def _schema_findings(manifest: object) -> Iterator[_Finding]:
+    """Hold the manifest against its schema; for a missing or unknown member, name the member.
+
+    The errors come from ``evaluate``: the paths of ``iter_errors`` turn a member named 007 into 7.
+    """
+    for error in _MANIFEST.evaluate(manifest).errors():
+        pointer = error["instanceLocation"]
+        location = error["schemaLocation"].partition("#")[2]
+        parent, _, keyword = location.rpartition("/")
+        rule = _resolve(_SCHEMA, location)
+        code = re.sub(r"(?=[A-Z])", "_", keyword).lower()
+        if rule is False and keyword != "additionalProperties":
+            yield pointer, "false_schema", "Must be absent in this combination; remove it."
+        elif keyword == "required":
+            for name in rule:
+                if name not in _resolve(manifest, pointer):
+                    yield _child(pointer, name), code, _EXPECTED[keyword]
+        elif keyword == "additionalProperties":
+            for name in (
+                _resolve(manifest, pointer).keys() - _resolve(_SCHEMA, parent)["properties"]
+            ):
+                yield _child(pointer, name), code, _EXPECTED[keyword]
+        else:
+            values = rule if isinstance(rule, list) else [rule]
+            yield pointer, code, _EXPECTED[keyword].format(", ".join(map(json.dumps, values)))
+
+
+def _capability_findings(manifest: object) -> Iterator[_Finding]:
+    """Check what the schema cannot: that ids are unique, and the schemas capabilities carry."""
+    capabilities = manifest.get("capabilities") if isinstance(manifest, dict) else None
+    seen: set[str] = set()
+    for index, capability in enumerate(capabilities if isinstance(capabilities, list) else ()):
+        if not isinstance(capability, dict):
+            continue
+        pointer = f"/capabilities/{index}"
+        capability_id = capability.get("id")
+        if isinstance(capability_id, str):
+            if capability_id in seen:
+                detail = "Must differ from the ids of the capabilities before it."
+                yield f"{pointer}/id", "duplicate_capability_id", detail
+            seen.add(capability_id)
+        for member in ("input_schema", "output_schema"):
+            inline = capability.get(member)
+            if isinstance(inline, dict):
+                for inner, detail in _inline_schema_faults(inline):
+                    yield f"{pointer}/{member}{inner}", "invalid_json_schema", detail
+
+
+def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Hold an inline schema against the meta-schema of the draft it names.
+
+    ``jsonschema_rs.meta`` is no help here: it fetches a meta-schema it does not know, and it stops
+    at the first error.
+    """
+    draft = inline.get("$schema", _DEFAULT_DRAFT)
+    validator = _DRAFTS.get(draft.removesuffix("#")) if isinstance(draft, str) else None
+    if validator is None:
+        yield "/$schema", f"Must be a known draft of JSON Schema: {', '.join(_DRAFTS)}."
+        return
+    for error in validator.evaluate(inline).errors():
+        keyword = error["schemaLocation"].rpartition("/")[2]
+        detail = f"Must be valid JSON Schema; the meta-schema's rule {keyword} is broken here."
+        yield error["instanceLocation"], detail
+
+
+def _inline_secrets(manifest: object) -> Iterator[_Finding]:
+    detail = "Must not hold a secret; name where it is kept in a member whose name ends in _ref."
+    for pointer, _, name, value in _walk(manifest):
+        if name is not None and _is_inline_secret(name, value):
+            yield pointer, "inline_secret", detail
+
+
+def _is_inline_secret(name: str, value: object) -> bool:
+    """Say whether a member has the name of a secret and a value that could be one.
+
+    An object is a description (``properties: {token: {...}}``), and so is a list without text. A
+    plural with a number, such as ``max_tokens``, counts secrets or tokens and holds none.
+    """
+    if name.endswith("_ref") or isinstance(value, dict):
+        return False
+    if isinstance(value, list) and not any(isinstance(item, str) for item in value):
+        return False
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name)
+    endings = _SECRET_WORD.findall(f"{plain} {_WORD_START.sub('_', plain)}".lower())
+    return "" in endings or ("s" in endings and isinstance(value, str | list))

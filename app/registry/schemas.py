@@ -1,0 +1,183 @@
+"""What the registry's endpoints read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import marshmallow as ma
+
+from app import clock
+from app.http.fields import JsonDocument, JsonInteger, JsonNumber
+from app.http.schemas import Schema
+from app.registry import manifest
+from app.registry.examples import MANIFEST
+from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG
+
+MAX_AMOUNT = 1_000_000_000
+
+
+class FullMatch(ma.validate.Regexp):
+    """A pattern that the whole text must match; ``$`` alone would allow a final newline."""
+
+    def __init__(self, pattern: str, expected: str) -> None:
+        super().__init__(f"^{pattern}$", error=f"expected {expected}")
+
+    def __call__(self, value: Any) -> Any:
+        if not self.regex.fullmatch(value) or value.endswith("\n"):
+            raise ma.ValidationError(self.error)
+        return value
+
+
+def _namespace(**arguments: Any) -> ma.fields.String:
+    rule = FullMatch(NAMESPACE, "@ and 2 to 63 of a-z, 0-9, _ and -, the first not _ or -")
+    return ma.fields.String(validate=rule, **arguments)
+
+
+class ManifestField(JsonDocument):
+    """A manifest: deserializing it reports every violation of format 0.1 with its pointer."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__({"$ref": "#/components/schemas/Manifest"}, **arguments)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Any:
+        violations = manifest.validate(value)
+        if violations:
+            raise ma.ValidationError(
+                [
+                    {"pointer": found.pointer, "code": found.code, "detail": found.detail}
+                    for found in violations
+                ]
+            )
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class RegisterAgent(Schema):
+    """A new agent: where it lives, and its first version's manifest."""
+
+    namespace = _namespace(required=True)
+    manifest = ManifestField(required=True)
+
+    example = {"namespace": "@acme", "manifest": MANIFEST}
+
+
+class PublishVersion(Schema):
+    """A further version of an agent; ``identity.id`` is the agent's own."""
+
+    manifest = ManifestField(required=True)
+
+    example = {"manifest": MANIFEST}
+
+
+class ForkAgent(Schema):
+    """Where a copy of an agent's latest version goes."""
+
+    namespace = _namespace(required=True)
+    new_slug = ma.fields.String(
+        required=True,
+        validate=[
+            ma.validate.Length(max=MAX_SLUG_LENGTH),
+            FullMatch(SLUG, "a-z and 0-9 in groups joined by one of . _ -"),
+        ],
+    )
+
+    example = {"namespace": "@globex", "new_slug": "invoice-summarizer"}
+
+
+class CaseCount(Schema):
+    """How many of an evaluation's cases passed."""
+
+    passed = JsonInteger(required=True, validate=ma.validate.Range(min=0, max=MAX_AMOUNT))
+    total = JsonInteger(required=True, validate=ma.validate.Range(min=0, max=MAX_AMOUNT))
+
+    example = {"passed": 47, "total": 50}
+
+    @ma.validates_schema
+    def _passed_within_total(self, data: dict[str, int], **_: Any) -> None:
+        if data["passed"] > data["total"]:
+            raise ma.ValidationError("expected at most as many as total", "passed")
+
+
+def _plausible_moment(moment: datetime) -> None:
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= moment <= clock.now() + timedelta(minutes=5):
+        raise ma.ValidationError("expected a time between the year 2000 and now")
+
+
+class RecordEvaluation(Schema):
+    """A result measured for one version."""
+
+    suite = ma.fields.String(
+        required=True,
+        validate=[
+            ma.validate.Length(min=1, max=128),
+            FullMatch(r"[!-~]([ -~]*[!-~])?", "printable ASCII without space at either end"),
+        ],
+    )
+    metrics = ma.fields.Dict(
+        keys=ma.fields.String(
+            validate=FullMatch(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}", "a name of at most 64 characters")
+        ),
+        values=JsonNumber(validate=ma.validate.Range(min=-MAX_AMOUNT, max=MAX_AMOUNT)),
+        required=True,
+        validate=ma.validate.Length(min=1, max=64),
+    )
+    cases = ma.fields.Nested(CaseCount(), load_default=lambda: {"passed": 0, "total": 0})
+    evaluated_at = ma.fields.AwareDateTime(
+        format="iso",
+        load_default=None,
+        allow_none=True,
+        validate=_plausible_moment,
+        metadata={"description": "When it was measured; the time of the request if left out"},
+    )
+
+    example = {
+        "suite": "invoices-2026-11",
+        "metrics": {"accuracy": 0.94, "p95_latency_ms": 830},
+        "cases": {"passed": 47, "total": 50},
+        "evaluated_at": "2026-11-20T09:30:00Z",
+    }
+
+
+class PageQuery(Schema):
+    """A page of a list."""
+
+    limit = ma.fields.Integer(
+        strict=True, load_default=100, validate=ma.validate.Range(min=1, max=100)
+    )
+    cursor = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.Length(min=1, max=512),
+        metadata={"description": "`next_cursor` of the page before"},
+    )
+
+    example = {"limit": 100}
+
+
+class AgentListQuery(Schema):
+    """Which agents, and which page of them: by ``offset``, or stably by ``cursor``."""
+
+    namespace = _namespace(load_default=None)
+    status = ma.fields.String(
+        load_default=None, validate=ma.validate.OneOf(("active", "deprecated"))
+    )
+    offset = ma.fields.Integer(
+        strict=True, load_default=None, validate=ma.validate.Range(min=0, max=MAX_AMOUNT)
+    )
+    limit = ma.fields.Integer(
+        strict=True, load_default=20, validate=ma.validate.Range(min=1, max=100)
+    )
+    cursor = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.Length(min=1, max=512),
+        metadata={"description": "`next_cursor` of the page before; excludes `offset`"},
+    )
+
+    example = {"namespace": "@acme", "status": "active", "limit": 20}
+
+    @ma.validates_schema
+    def _one_mode(self, data: dict[str, Any], **_: Any) -> None:
+        if data["offset"] is not None and data["cursor"] is not None:
+            raise ma.ValidationError("expected offset or cursor, not both", "cursor")

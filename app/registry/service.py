@@ -1,0 +1,315 @@
+"""Changing the registry: reserve, register, publish, deprecate, fork, record evaluations.
+
+Every function runs in the caller's transaction and never commits. Manifests that arrive here were
+validated by ``app.registry.manifest``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app import clock, ids
+from app.canonical import canonical_json, digest
+from app.db import insert_if_absent
+from app.registry import semver
+from app.registry.diff import behavioral_diff
+from app.registry.errors import (
+    AgentChanged,
+    AgentExists,
+    AgentNotFound,
+    ManifestMismatch,
+    NamespaceTaken,
+    NotOwner,
+    VersionExists,
+)
+from app.registry.models import (
+    COUNT_SHARDS,
+    Agent,
+    AgentCount,
+    Evaluation,
+    EvaluationSummary,
+    Namespace,
+    Version,
+)
+from app.registry.names import is_agent_id
+from app.registry.queries import find_agent, find_versions
+
+ACTIVE, DEPRECATED = "active", "deprecated"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a fork was copied from."""
+
+    agent_id: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What somebody measured: named metrics, and how many of the suite's cases passed."""
+
+    suite: str
+    metrics: Mapping[str, float]
+    cases_passed: int
+    cases_total: int
+    evaluated_at: datetime
+
+
+def register_agent(
+    session: Session,
+    owner_id: str,
+    namespace: str,
+    manifest: Mapping[str, Any],
+    lineage: Lineage | None = None,
+) -> str:
+    """Register an agent with its first version and return its id.
+
+    The namespace is reserved for the owner if nobody has it. Raises ``NamespaceTaken`` and
+    ``AgentExists``.
+    """
+    reserve_namespace(session, owner_id, namespace)
+    slug = manifest["identity"]["id"]
+    agent_id = f"{namespace}:{slug}"
+    now = clock.now()
+    inserted = insert_if_absent(
+        session,
+        Agent,
+        id=agent_id,
+        namespace=namespace,
+        slug=slug,
+        status=ACTIVE,
+        latest_version=manifest["identity"]["version"],
+        revision=1,
+        eval_cases_passed=0,
+        eval_cases_total=0,
+        forked_from_agent_id=lineage.agent_id if lineage else None,
+        forked_from_version=lineage.version if lineage else None,
+        forked_from_digest=lineage.digest if lineage else None,
+        created_at=now,
+        updated_at=now,
+    )
+    if not inserted:
+        raise AgentExists(f"{agent_id} exists; publish a new version of it with PUT")
+    _add_version(session, agent_id, manifest)
+    _count(session, agent_id, {ACTIVE: +1})
+    return agent_id
+
+
+def reserve_namespace(session: Session, owner_id: str, namespace: str) -> None:
+    """Reserve ``namespace`` for the owner unless it has it. Raises ``NamespaceTaken``."""
+    holder = select(Namespace.owner_id).where(Namespace.name == namespace)
+    found = session.scalar(holder)
+    if found is None:
+        insert_if_absent(
+            session, Namespace, name=namespace, owner_id=owner_id, created_at=clock.now()
+        )
+        found = session.scalar(holder)
+    if found != owner_id:
+        raise NamespaceTaken(f"{namespace} belongs to another owner")
+
+
+def publish_version(
+    session: Session,
+    owner_id: str,
+    agent_id: str,
+    manifest: Mapping[str, Any],
+    expected_revisions: Collection[int] | None = None,
+) -> None:
+    """Publish a further version of an agent and make the agent active.
+
+    Raises ``AgentNotFound``, ``NotOwner``, ``AgentChanged``, ``ManifestMismatch`` and
+    ``VersionExists``.
+    """
+    agent = _lock_agent(session, owner_id, agent_id, expected_revisions)
+    if manifest["identity"]["id"] != agent.slug:
+        raise ManifestMismatch(
+            f"the manifest is not one of {agent_id}",
+            errors=[
+                {
+                    "pointer": "/manifest/identity/id",
+                    "code": "manifest_mismatch",
+                    "detail": f"expected {agent.slug}, the agent's own id",
+                }
+            ],
+        )
+    _add_version(session, agent_id, manifest)
+    # The highest release; only when there is none, the highest prerelease (SemVer 2.0, item 11).
+    agent.latest_version = session.scalars(
+        select(Version.version)
+        .where(Version.agent_id == agent_id)
+        .order_by(Version.prerelease, Version.precedence.desc())
+        .limit(1)
+    ).one()
+    _set_status(session, agent, ACTIVE)
+    _touch(session, agent)
+
+
+def deprecate_agent(
+    session: Session,
+    owner_id: str,
+    agent_id: str,
+    expected_revisions: Collection[int] | None = None,
+) -> None:
+    """Deprecate an agent; its history stays, and doing so again changes nothing.
+
+    Raises ``AgentNotFound``, ``NotOwner`` and ``AgentChanged``.
+    """
+    agent = _lock_agent(session, owner_id, agent_id, expected_revisions)
+    if agent.status != DEPRECATED:
+        _set_status(session, agent, DEPRECATED)
+        _touch(session, agent)
+
+
+def fork_agent(
+    session: Session, owner_id: str, source_id: str, namespace: str, new_slug: str
+) -> str:
+    """Copy an agent's latest version into a new agent and return the new agent's id.
+
+    Only ``identity.id`` of the manifest changes; where it came from is stored. Raises
+    ``AgentNotFound``, ``NamespaceTaken`` and ``AgentExists``.
+    """
+    source = find_versions(session, source_id, find_agent(session, source_id).latest_version)[0]
+    manifest = orjson.loads(source.manifest)
+    manifest["identity"]["id"] = new_slug
+    lineage = Lineage(source_id, source.version, source.digest)
+    return register_agent(session, owner_id, namespace, manifest, lineage)
+
+
+def record_evaluation(
+    session: Session, owner_id: str, agent_id: str, version: str, result: EvaluationResult
+) -> Evaluation:
+    """Store an evaluation of one version, which becomes the one its summary shows.
+
+    Raises ``AgentNotFound``, ``NotOwner`` and ``VersionNotFound``.
+    """
+    agent = _lock_agent(session, owner_id, agent_id, None)
+    find_versions(session, agent_id, version)
+    evaluation = Evaluation(
+        id=ids.new_id(),
+        agent_id=agent_id,
+        version=version,
+        suite=result.suite,
+        metrics=canonical_json(dict(result.metrics)).decode(),
+        cases_passed=result.cases_passed,
+        cases_total=result.cases_total,
+        evaluated_at=result.evaluated_at,
+        recorded_at=clock.now(),
+        recorded_by=owner_id,
+    )
+    session.add(evaluation)
+    session.flush()
+    _summarize(session, evaluation)
+    agent.eval_cases_passed += result.cases_passed
+    agent.eval_cases_total += result.cases_total
+    _touch(session, agent)
+    return evaluation
+
+
+def _summarize(session: Session, evaluation: Evaluation) -> None:
+    """Show ``evaluation`` as its version's latest one."""
+    summary = session.get(EvaluationSummary, (evaluation.agent_id, evaluation.version))
+    if summary is None:
+        summary = EvaluationSummary(
+            agent_id=evaluation.agent_id, version=evaluation.version, evaluations=0
+        )
+        session.add(summary)
+    summary.evaluations += 1
+    document = {
+        "status": "evaluated",
+        "evaluation_id": evaluation.id,
+        "evaluations": summary.evaluations,
+        "suite": evaluation.suite,
+        "evaluated_at": clock.isoformat(evaluation.evaluated_at),
+        "cases": {"passed": evaluation.cases_passed, "total": evaluation.cases_total},
+        "metrics": orjson.loads(evaluation.metrics),
+    }
+    summary.summary = orjson.dumps(document).decode()
+    session.flush()
+
+
+def _lock_agent(
+    session: Session,
+    owner_id: str,
+    agent_id: str,
+    expected_revisions: Collection[int] | None,
+) -> Agent:
+    """Return the agent, locked until the transaction ends, if the owner may change it."""
+    agent = session.get(Agent, agent_id, with_for_update=True) if is_agent_id(agent_id) else None
+    if agent is None:
+        raise AgentNotFound(f"no agent has the id {agent_id!r}")
+    holder = session.scalar(select(Namespace.owner_id).where(Namespace.name == agent.namespace))
+    if holder != owner_id:
+        raise NotOwner(f"{agent_id} belongs to another owner")
+    if expected_revisions is not None and agent.revision not in expected_revisions:
+        raise AgentChanged(f"{agent_id} has changed since the state that If-Match names")
+    return agent
+
+
+def _add_version(session: Session, agent_id: str, manifest: Mapping[str, Any]) -> None:
+    previous = session.execute(
+        select(Version.sequence, Version.manifest)
+        .where(Version.agent_id == agent_id)
+        .order_by(Version.sequence.desc())
+        .limit(1)
+    ).first()
+    version = manifest["identity"]["version"]
+    canonical = canonical_json(manifest)
+    impact = behavioral_diff(orjson.loads(previous.manifest), manifest) if previous else None
+    inserted = insert_if_absent(
+        session,
+        Version,
+        agent_id=agent_id,
+        version=version,
+        sequence=previous.sequence + 1 if previous else 1,
+        precedence=semver.precedence_key(version),
+        prerelease=semver.parse(version).is_prerelease,
+        manifest=canonical.decode(),
+        digest=digest(canonical),
+        impact_from_previous=orjson.dumps(impact).decode() if impact else None,
+        published_at=clock.now(),
+    )
+    if not inserted:
+        raise VersionExists(
+            f"{agent_id} has version {version} already, or one that differs only in build "
+            "metadata; a published version never changes, publish a higher one"
+        )
+
+
+def _touch(session: Session, agent: Agent) -> None:
+    agent.revision += 1
+    agent.updated_at = clock.now()
+    # Written now, so that the document read next in this transaction shows it.
+    session.flush()
+
+
+def _set_status(session: Session, agent: Agent, status: str) -> None:
+    if agent.status != status:
+        _count(session, agent.id, {agent.status: -1, status: +1})
+        agent.status = status
+
+
+def count_buckets(agent_id: str) -> tuple[str, str]:
+    """Return the two buckets that count an agent: its shard of all agents and its namespace."""
+    return f"#{zlib.crc32(agent_id.encode()) % COUNT_SHARDS}", agent_id.partition(":")[0]
+
+
+def _count(session: Session, agent_id: str, changes: Mapping[str, int]) -> None:
+    """Add to the agent's counters by status; every write locks them in the same order."""
+    for bucket in count_buckets(agent_id):
+        for status, change in sorted(changes.items()):
+            insert_if_absent(session, AgentCount, bucket=bucket, status=status, agents=0)
+            session.execute(
+                update(AgentCount)
+                .where(AgentCount.bucket == bucket, AgentCount.status == status)
+                .values(agents=AgentCount.agents + change)
+            )

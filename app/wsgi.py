@@ -1,0 +1,33 @@
+"""What a WSGI server loads: ``app.wsgi:application`` is a factory.
+
+Under the product's own server it is loaded by ``agenthub serve``; any other server can load it as
+``app.wsgi:application()``.
+"""
+
+from __future__ import annotations
+
+import structlog
+from flask import Flask
+
+from app import create_app
+from app.config import Settings
+from app.http.context import EXTENSION, Services
+from app.logs import configure_logging
+from app.ops.maintenance import Maintenance
+from app.ops.tracks import require_current
+
+
+def application() -> Flask:
+    """Build the application, and begin its maintenance, if the schema is the one it was made for.
+
+    Raises ``OutdatedSchema`` with the fixing command in the message, and ``SettingsError``.
+    """
+    settings = Settings.from_env()
+    configure_logging(settings)
+    app = create_app(settings)
+    services: Services = app.extensions[EXTENSION]
+    with services.database.read() as connection:
+        require_current(connection)
+    Maintenance(services.database, services.key_usage).start()
+    structlog.get_logger("agenthub").info("server.ready", database=settings.url.get_backend_name())
+    return app

@@ -25,9 +25,12 @@ from app.errors import DomainError
 from app.ops import demo as demonstration
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
+from app.ops.server import AddressUnavailable, require_address
+from app.ops.server import serve as run_server
 from app.ops.tracks import OutdatedSchema
 
-console = Console(highlight=False, soft_wrap=True)
+# Wide where nobody looks, so that scripts and logs get whole lines.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 class Failure(click.ClickException):
@@ -42,7 +45,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, OutdatedSchema) as error:
+        except (SettingsError, OutdatedSchema, AddressUnavailable) as error:
             raise Failure(str(error)) from None
         except DomainError as error:
             raise Failure(error.detail) from None
@@ -71,6 +74,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return clock.isoformat(value)
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _table(*columns: str) -> Table:
+    """Return a plain table whose first column is never cut: it is what people copy."""
+    table = Table(box=None)
+    for place, column in enumerate(columns):
+        table.add_column(column, no_wrap=place == 0, overflow="fold")
+    return table
 
 
 def _when(moment: Any) -> str:
@@ -120,6 +131,7 @@ def up(settings: Settings) -> None:
 
     On the first start an admin API key is made and shown; it is stored only as a hash.
     """
+    require_address(settings)
     pepper = load_pepper(settings)
     migration.upgrade_all(settings)
     database = Database(settings)
@@ -135,19 +147,18 @@ def up(settings: Settings) -> None:
 @server_options
 def serve(settings: Settings) -> None:
     """Serve a database that is migrated already; refuse one that is not."""
+    require_address(settings)
     with open_database():
         load_pepper(settings)
     _serve(settings)
 
 
 def _serve(settings: Settings) -> None:
-    from app.ops.server import serve as run
-
     address = f"http://{settings.host}:{settings.port}"
     where = settings.url.render_as_string(hide_password=True)
     console.print(f"AgentHub serves {where}\n  API   {address}/v1\n  docs  {address}/docs")
     sys.stdout.flush()
-    run(settings)
+    run_server(settings)
 
 
 @main.group()
@@ -197,7 +208,7 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("id", "owner", "role", "created", "last used", "expires", "revoked", box=None)
+    table = _table("id", "owner", "role", "created", "last used", "expires", "revoked")
     for row in rows:
         times = (
             _when(row[f"{name}_at"]) for name in ("created", "last_used", "expires", "revoked")
@@ -257,14 +268,14 @@ def tracks(as_json: bool) -> None:
 
 
 def _print_tracks(found: Sequence[migration.Track], journal: Sequence[dict[str, Any]]) -> None:
-    table = Table("track", "state", "revision", "head", "what to do", box=None)
+    table = _table("track", "state", "revision", "head", "what to do")
     for track in found:
         table.add_row(
             track.scope, track.state, track.revision or "-", track.head or "-", track.remedy or "-"
         )
     console.print(table)
     console.print()
-    history = Table("applied (UTC)", "track", "direction", "revision", box=None)
+    history = _table("applied (UTC)", "track", "direction", "revision")
     for step in journal:
         history.add_row(
             _when(step["applied_at"]), step["scope"], step["direction"], step["revision"]
@@ -286,13 +297,13 @@ def doctor(as_json: bool) -> None:
             }
         )
     else:
-        table = Table("", "subject", "finding", "what to do", box=None)
+        table = _table("", "subject", "finding", "what to do")
         for finding in findings:
             mark = "ok" if finding.ok else "!!"
             table.add_row(mark, finding.subject, finding.detail, finding.remedy or "")
         console.print(table)
         console.print()
-        values = Table("setting", "value", "meaning", box=None)
+        values = _table("setting", "value", "meaning")
         for row in settings.describe():
             values.add_row(*row)
         console.print(values)

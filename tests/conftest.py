@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask, Response, request
 from sqlalchemy import make_url
 
+from app import create_app
+from app.access.service import create_key
 from app.config import Settings
+from app.http.context import EXTENSION, Services
 from app.ops.tracks import upgrade_all
+from tests.client import Api, Contract
 from tests.postgres import PostgresServer
 
 DIALECTS = ("sqlite", "postgresql")
@@ -87,3 +93,68 @@ def settings(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
     name = server.create_database(request.getfixturevalue("postgresql_template"))
     yield settings_for(server.url(name), tmp_path)
     server.drop_database(name)
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    """The application on a fresh database; its errors are problems, as in production."""
+    application = create_app(settings)
+    rule_of(application)
+    yield application
+    application.extensions[EXTENSION].database.dispose()
+
+
+def rule_of(application: Flask) -> None:
+    """Let the test client know which documented route answered."""
+
+    @application.after_request
+    def note(response: Response) -> Response:
+        if request.url_rule is not None:
+            documented = re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", request.url_rule.rule)
+            request.environ["agenthub.rule"] = documented
+        return response
+
+
+@pytest.fixture
+def services(app: Flask) -> Services:
+    """The application's settings, database and secrets."""
+    found: Services = app.extensions[EXTENSION]
+    return found
+
+
+@pytest.fixture
+def contract(app: Flask) -> Contract:
+    """The OpenAPI document that every answer is held to."""
+    return Contract(app)
+
+
+@pytest.fixture
+def caller(app: Flask, contract: Contract, services: Services) -> Callable[..., Api]:
+    """Make callers: ``caller("acme")`` has a developer key of the owner ``acme``."""
+
+    def make(owner: str | None, role: str = "developer") -> Api:
+        if owner is None:
+            return Api(app.test_client(), contract, None)
+        with services.database.transaction() as session:
+            key = create_key(session, services.pepper, owner, role)
+        return Api(app.test_client(), contract, key.secret)
+
+    return make
+
+
+@pytest.fixture
+def acme(caller: Callable[..., Api]) -> Api:
+    """A developer of the owner ``acme``."""
+    return caller("acme")
+
+
+@pytest.fixture
+def globex(caller: Callable[..., Api]) -> Api:
+    """A developer of another owner."""
+    return caller("globex")
+
+
+@pytest.fixture
+def anyone(caller: Callable[..., Api]) -> Api:
+    """A caller without an API key."""
+    return caller(None)

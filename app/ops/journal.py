@@ -28,8 +28,9 @@ JOURNAL = sa.Table(
 def record_step(*, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
     """Journal one applied step in the step's own transaction; an Alembic ``on_version_apply`` hook.
 
-    With ``--sql`` the statements are rendered into the script like those of the step itself, and the
-    database's clock tells when they were applied. The revision of a downgrade is the one undone.
+    With ``--sql`` the statements are rendered into the script like those of the step itself, and
+    the database's clock tells when they were applied. The revision of a downgrade is the one
+    undone, that of a stamp the newer of the two it moves between.
     """
     direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
     ctx.impl.execute(sa.schema.CreateTable(JOURNAL, if_not_exists=True))

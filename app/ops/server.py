@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 
 from granian import Granian
@@ -18,6 +19,34 @@ GRACE_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
 
 
+class AddressUnavailable(Exception):
+    """The server cannot listen where it was told to."""
+
+
+def require_address(settings: Settings) -> None:
+    """Raise ``AddressUnavailable`` unless the address and port can be listened on.
+
+    The server's own sockets share a port with whoever allows it, so a second server would silently
+    take half of the first one's requests; this asks without sharing.
+    """
+    try:
+        family, address = _resolve(settings.host)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, settings.port))
+    except OSError as error:
+        raise AddressUnavailable(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        ) from None
+
+
+def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
+    """Return the numeric address of a host name, IPv4 first."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return family, str(address[0])
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first.
 
@@ -27,7 +56,7 @@ def serve(settings: Settings) -> None:
     Granian(
         "app.ops.server:load",
         factory=True,
-        address=settings.host,
+        address=_resolve(settings.host)[1],
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=settings.workers,

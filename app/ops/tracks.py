@@ -42,7 +42,7 @@ class OutdatedSchema(Exception):
 
 
 def migrations_home() -> Path:
-    """Return the folder of ``alembic.ini`` and ``alembic/``: the checkout's or the installed copy."""
+    """Return the folder of ``alembic.ini`` and ``alembic/``: the checkout or the installed copy."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "alembic.ini").is_file():
         return checkout

@@ -1,0 +1,95 @@
+"""Rows for every table of every scope, so that migrations are tested on databases in use."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.config import Settings
+from app.scopes import SCOPES
+from tests.migrations.project import connect
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+OWNER = "00000000-0000-7000-8000-000000000001"
+ACCESS: dict[str, dict[str, Any]] = {
+    "access_owners": {"id": OWNER, "name": "acme", "created_at": NOW},
+    "access_api_keys": {
+        "id": "key0000000000001",
+        "owner_id": OWNER,
+        "role": "developer",
+        "secret_hash": "0" * 64,
+        "created_at": NOW,
+    },
+}
+IDEMPOTENCY: dict[str, dict[str, Any]] = {
+    "idempotency_keys": {
+        "principal": OWNER,
+        "key": "first",
+        "request_hash": "0" * 64,
+        "method": "POST",
+        "route": "/agents",
+        "status_code": 201,
+        "response_body": b"{}",
+        "created_at": NOW,
+        "body_expires_at": NOW,
+    },
+}
+REGISTRY: dict[str, dict[str, Any]] = {
+    "registry_namespaces": {"name": "@acme", "owner_id": OWNER, "created_at": NOW},
+    "registry_agent_counts": {"bucket": "@acme", "status": "active", "agents": 1},
+    "registry_agents": {
+        "id": "@acme:mailer",
+        "namespace": "@acme",
+        "slug": "mailer",
+        "status": "active",
+        "latest_version": "1.0.0",
+        "revision": 1,
+        "eval_cases_passed": 1,
+        "eval_cases_total": 2,
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
+    "registry_versions": {
+        "agent_id": "@acme:mailer",
+        "version": "1.0.0",
+        "sequence": 1,
+        "precedence": "1.0.0",
+        "prerelease": False,
+        "manifest": "{}",
+        "digest": "sha256:" + "0" * 64,
+        "published_at": NOW,
+    },
+    "registry_evaluations": {
+        "id": "00000000-0000-7000-8000-000000000002",
+        "agent_id": "@acme:mailer",
+        "version": "1.0.0",
+        "suite": "smoke",
+        "metrics": "{}",
+        "cases_passed": 1,
+        "cases_total": 2,
+        "evaluated_at": NOW,
+        "recorded_at": NOW,
+        "recorded_by": OWNER,
+    },
+    "registry_evaluation_summaries": {
+        "agent_id": "@acme:mailer",
+        "version": "1.0.0",
+        "evaluations": 1,
+        "summary": "{}",
+    },
+}
+
+# One row of every table, parents first. A scope that is missing here fails test_rows.py.
+ROWS = {"access": ACCESS, "idempotency": IDEMPOTENCY, "registry": REGISTRY}
+
+
+def insert_rows(settings: Settings, *scopes: str) -> None:
+    """Insert a row into every table of the given scopes (default: all) at their newest revision."""
+    with connect(settings) as connection:
+        for scope in scopes or SCOPES:
+            for name, values in ROWS[scope].items():
+                table = sa.Table(name, sa.MetaData(), autoload_with=connection)
+                connection.execute(table.insert().values(values))

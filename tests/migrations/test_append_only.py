@@ -1,0 +1,92 @@
+"""Tables that only grow are kept so by the database itself, whichever path built them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from app.config import Settings
+from app.db import Database
+from app.scopes import SCOPES
+from tests.migrations.project import add_revision, config, contents, copy_migrations
+from tests.migrations.rows import ROWS, insert_rows
+from tests.migrations.schema import describe, triggers
+
+APPEND_ONLY = ("registry_evaluations", "registry_versions")
+ACTIONS = {"sqlite": ("delete", "update"), "postgresql": ("delete", "truncate", "update")}
+
+REBUILD = (
+    'with op.batch_alter_table("registry_agents") as batch:\n'
+    '        batch.alter_column("latest_version", type_=sa.String(200))'
+)
+
+
+def expected_triggers(settings: Settings) -> list[str]:
+    dialect = settings.url.get_backend_name()
+    return sorted(f"{table}_no_{action}" for table in APPEND_ONLY for action in ACTIONS[dialect])
+
+
+@pytest.mark.parametrize("path", ["upgrade", "up and down", "one track", "rebuilt table"])
+def test_triggers_are_there_after_every_path(
+    path: str, empty_settings: Settings, tmp_path: Path
+) -> None:
+    settings = empty_settings
+    command.upgrade(config(settings), "registry@head" if path == "one track" else "heads")
+    if path == "up and down":
+        command.downgrade(config(settings), "base")
+        assert triggers(describe(settings)) == []
+        for scope in reversed(SCOPES):
+            command.upgrade(config(settings), f"{scope}@head")
+    elif path == "rebuilt table":
+        # On SQLite this rebuilds a table that an append-only one refers to.
+        (tmp_path / "release").mkdir()
+        home = copy_migrations(tmp_path / "release")
+        widen = 'batch.alter_column("latest_version", type_=sa.String(200))'
+        add_revision(
+            home,
+            "registry",
+            f'with op.batch_alter_table("registry_agents") as batch:\n        {widen}',
+        )
+        insert_rows(settings)
+        command.upgrade(config(settings, home), "registry@head")
+
+    assert triggers(describe(settings)) == expected_triggers(settings)
+
+
+def statements(dialect: str, table: str) -> dict[str, str]:
+    """Return the statements that would change or remove a row of ``table``."""
+    column = next(iter(ROWS["registry"][table]))
+    found = {
+        "update": f"UPDATE {table} SET {column} = {column}",
+        "delete": f"DELETE FROM {table}",
+    }
+    if dialect == "sqlite":
+        found["replace"] = f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}"
+        found["update or replace"] = f"UPDATE OR REPLACE {table} SET {column} = {column}"
+    else:
+        found["truncate"] = f"TRUNCATE {table} CASCADE"
+        found["upsert"] = (
+            f"INSERT INTO {table} SELECT * FROM {table}"
+            f" ON CONFLICT ON CONSTRAINT pk_{table} DO UPDATE SET {column} = EXCLUDED.{column}"
+        )
+    return found
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_rows_cannot_be_changed_or_removed(table: str, settings: Settings) -> None:
+    insert_rows(settings)
+    rows = contents(settings)[table]
+    database = Database(settings)
+
+    for statement in statements(settings.url.get_backend_name(), table).values():
+        with (
+            pytest.raises(sa.exc.DatabaseError, match="is append-only"),
+            database.transaction() as session,
+        ):
+            session.execute(sa.text(statement))
+
+    database.dispose()
+    assert contents(settings)[table] == rows

@@ -12,11 +12,11 @@ from logging.config import fileConfig
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import context
 from alembic.util import CommandError
 
-from alembic import context
 from app import scopes
-from app.config import Settings
+from app.config import Settings, SettingsError
 from app.db import begin_immediate, configure_sqlite
 from app.ops.journal import record_step
 
@@ -25,7 +25,10 @@ if config.config_file_name is not None and config.attributes.get("configure_logg
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 logger = logging.getLogger("alembic.env")
 
-settings: Settings = config.attributes.get("settings") or Settings.from_env()
+try:
+    settings: Settings = config.attributes.get("settings") or Settings.from_env()
+except SettingsError as error:
+    raise CommandError(str(error)) from None
 metadata = scopes.metadata()
 
 # An arbitrary constant: every process that migrates an AgentHub database asks for this lock.
@@ -59,7 +62,10 @@ def include_object(_object: Any, name: str | None, kind: str, _reflected: bool, 
 
 
 def shape_revision(_context: Any, _revision: Any, directives: list[Any]) -> None:
-    """Number a new revision within its scope and refuse an empty or a cross-scope one."""
+    """Number a new revision within its scope; refuse one on another track and an empty one.
+
+    Tables of other scopes need no refusal here: ``include_name`` keeps them out of the comparison.
+    """
     if not hasattr(config.cmd_opts, "autogenerate"):
         return  # ``alembic check`` compares without writing a revision.
     script = directives[0]
@@ -70,10 +76,9 @@ def shape_revision(_context: Any, _revision: Any, directives: list[Any]) -> None
     scope = command_scope()
     if scope is None:
         raise CommandError("name the track of the revision: --head SCOPE@head")
-    for operation in script.upgrade_ops.ops:
-        table = getattr(operation, "table_name", "")
-        if scopes.scope_of_table(table) not in (scope, None):
-            raise CommandError(f"table {table} does not belong to scope {scope}")
+    for parent in context.script.get_revisions(script.head):
+        if parent is not None and scope not in parent.branch_labels:
+            raise CommandError(f"{parent.revision} is no revision of the track {scope}")
     existing = [
         int(match[1])
         for revision in context.script.walk_revisions()
@@ -85,16 +90,22 @@ def shape_revision(_context: Any, _revision: Any, directives: list[Any]) -> None
 class DataLossGuard:
     """Refuse a downgrade step that drops a column or a table holding rows, unless told to.
 
-    The command says so with ``-x allow-data-loss=yes``. Raising inside the hook rolls back the whole
-    downgrade, the dropped objects included: DDL is transactional on both databases.
+    The command says so with ``-x allow-data-loss=yes``. Raising inside the hook rolls back the
+    whole downgrade, the dropped objects included: DDL is transactional on both databases.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+        self.columns: dict[str, set[str]] = {}
+
+    def look(self) -> None:
+        """Note the columns of every table that holds rows, in the transaction of the steps."""
         self.columns = {
             table: columns
             for table, columns in self._reflect().items()
-            if connection.scalar(sa.select(sa.literal(1)).select_from(sa.table(table)).limit(1))
+            if self.connection.scalar(
+                sa.select(sa.literal(1)).select_from(sa.table(table)).limit(1)
+            )
         }
 
     def _reflect(self) -> dict[str, set[str]]:
@@ -118,8 +129,8 @@ class DataLossGuard:
         if lost:
             raise CommandError(
                 f"downgrade of {step.up_revision_id} would destroy the data in"
-                f" {', '.join(dict.fromkeys(lost))}; nothing was changed. Take a backup, then repeat"
-                " with: alembic -x allow-data-loss=yes downgrade ..."
+                f" {', '.join(dict.fromkeys(lost))}; nothing was changed. Take a backup, then"
+                " repeat with: alembic -x allow-data-loss=yes downgrade ..."
             )
 
 
@@ -159,7 +170,8 @@ def open_engine() -> sa.Engine:
             poolclass=sa.NullPool,
             connect_args={"options": f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_MS}"},
         )
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if settings.database_url is None:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(
         settings.url, poolclass=sa.NullPool, connect_args={"isolation_level": None}
     )
@@ -181,23 +193,22 @@ def open_engine() -> sa.Engine:
 def run_online() -> None:
     """Run the command on the configured database, one at a time if it changes anything."""
     with open_engine().connect() as connection:
-        hooks: list[Any] = [record_step]
-        if changes_database():
-            if not settings.is_sqlite:
-                # The session lock outlives this commit. Without it Alembic would find itself inside
-                # a transaction it did not begin, and would leave committing to us.
-                connection.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY_LOCK)))
-                connection.commit()
-            allowed = context.get_x_argument(as_dictionary=True).get("allow-data-loss")
-            if allowed != "yes":
-                hooks.append(DataLossGuard(connection))
-                connection.commit()
+        if changes_database() and not settings.is_sqlite:
+            # The session lock outlives this commit. Without it Alembic would find itself inside a
+            # transaction it did not begin, and would leave committing to us.
+            connection.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY_LOCK)))
+            connection.commit()
+        guard = DataLossGuard(connection)
         context.configure(
             connection=connection,
-            on_version_apply=hooks,
+            on_version_apply=[record_step, guard],
             **options(),
         )
         with context.begin_transaction():
+            if changes_database():
+                allowed = context.get_x_argument(as_dictionary=True).get("allow-data-loss")
+                if allowed != "yes":
+                    guard.look()
             context.run_migrations()
             if settings.is_sqlite and changes_database():
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()

@@ -73,10 +73,9 @@ def read_tracks(connection: Connection) -> list[Track]:
     heads, known = _heads()
     applied: dict[str, str] = {}
     # Should a track have two rows, the unknown one decides: it blocks every Alembic command.
-    for revision in sorted(
-        MigrationContext.configure(connection).get_current_heads(), key=lambda r: r not in known
-    ):
-        applied[revision.rpartition("_")[0] or revision] = revision
+    rows = MigrationContext.configure(connection).get_current_heads()
+    for row in sorted(rows, key=lambda row: row not in known):
+        applied[row.rpartition("_")[0] or row] = row
     tracks = []
     for scope in [*SCOPES, *sorted(applied.keys() - set(SCOPES))]:
         revision, head = applied.get(scope), heads.get(scope)

@@ -144,9 +144,7 @@ class RecordEvaluation(Schema):
 class PageQuery(Schema):
     """A page of a list."""
 
-    limit = ma.fields.Integer(
-        strict=True, load_default=100, validate=ma.validate.Range(min=1, max=100)
-    )
+    limit = ma.fields.Integer(load_default=100, validate=ma.validate.Range(min=1, max=100))
     cursor = ma.fields.String(
         load_default=None,
         validate=ma.validate.Length(min=1, max=512),
@@ -163,12 +161,8 @@ class AgentListQuery(Schema):
     status = ma.fields.String(
         load_default=None, validate=ma.validate.OneOf(("active", "deprecated"))
     )
-    offset = ma.fields.Integer(
-        strict=True, load_default=None, validate=ma.validate.Range(min=0, max=MAX_AMOUNT)
-    )
-    limit = ma.fields.Integer(
-        strict=True, load_default=20, validate=ma.validate.Range(min=1, max=100)
-    )
+    offset = ma.fields.Integer(load_default=None, validate=ma.validate.Range(min=0, max=MAX_AMOUNT))
+    limit = ma.fields.Integer(load_default=20, validate=ma.validate.Range(min=1, max=100))
     cursor = ma.fields.String(
         load_default=None,
         validate=ma.validate.Length(min=1, max=512),

@@ -50,7 +50,7 @@ def add_a_column(metadata: sa.MetaData) -> None:
 
 def remove_a_column(metadata: sa.MetaData) -> None:
     table = metadata.tables["access_api_keys"]
-    table._columns.remove(table.c.replaced_by)  # type: ignore[attr-defined]
+    table._columns.remove(table.c.replaced_by)
 
 
 def widen_a_column(metadata: sa.MetaData) -> None:

@@ -33,7 +33,7 @@ def load_pepper(settings: Settings) -> bytes:
 def _create(path: Path) -> None:
     """Write a new pepper that is complete the moment its name exists; the first writer wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{ids.new_key_id()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(ids.new_secret() + "\n")

@@ -36,7 +36,12 @@ IDEMPOTENCY_KEY = {
         "A value of the caller's choice that names this write. Repeating the request with the same"
         " value gives the stored answer and does nothing again."
     ),
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": "^[!-~]([ -~]*[!-~])?$",
+    },
     "example": "publish-invoice-summarizer-1.1.0",
 }
 
@@ -85,6 +90,20 @@ class Parser(FlaskParser):
     def load_json(self, req: Any, schema: ma.Schema) -> Any:
         return read_json_body()
 
+    def load_querystring(self, req: Any, schema: ma.Schema) -> Any:
+        """Refuse what ``int`` would read as a number although it is none: 1_0, +5, a newline."""
+        faults = [
+            {"parameter": name, "code": "type", "detail": "expected digits"}
+            for name, value in req.args.items(multi=True)
+            if isinstance(schema.fields.get(name), ma.fields.Integer)
+            and not re.fullmatch("-?[0-9]+", value)
+        ]
+        if faults:
+            raise ValidationFailed(
+                "the request breaks a rule; see errors", errors=faults[:MAX_REPORTED]
+            )
+        return super().load_querystring(req, schema)
+
     def handle_error(
         self, error: ma.ValidationError, req: Any, schema: ma.Schema, **_: Any
     ) -> NoReturn:
@@ -104,12 +123,11 @@ def _collect(found: Any, path: str, member: str, entries: list[dict[str, str]]) 
 
     A field that validates a whole document reports ready entries, whose pointers begin at it.
     """
-    if isinstance(found, dict) and "detail" in found and "code" in found:
+    if isinstance(found, dict) and isinstance(found.get("pointer"), str):
         entries.append({**found, "pointer": path + found["pointer"]})
     elif isinstance(found, dict):
         for name, below in found.items():
-            # Errors of a mapping field stand under "key" and "value" below the member's own name.
-            inner = path if name in ("_schema", "key", "value") else f"{path}/{pointer_token(name)}"
+            inner = path if _is_wrapper(name, below) else f"{path}/{pointer_token(name)}"
             _collect(below, inner, member, entries)
     elif isinstance(found, list):
         for item in found:
@@ -123,6 +141,17 @@ def _collect(found: Any, path: str, member: str, entries: list[dict[str, str]]) 
                 "detail": detail,
             }
         )
+
+
+def _is_wrapper(name: Any, below: Any) -> bool:
+    """Tell marshmallow's own levels of nesting from members that happen to have their names.
+
+    Errors of a whole object stand under "_schema"; errors of a mapping field stand under "key" and
+    "value" below the member's own name.
+    """
+    if name not in ("_schema", "key", "value") or not isinstance(below, list):
+        return False
+    return not any(str(message).startswith("unknown") for message in below)
 
 
 def _word(message: str) -> tuple[str, str]:

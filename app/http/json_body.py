@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from flask import request
@@ -20,6 +22,10 @@ from app.http.errors import MalformedJson, ValidationFailed
 
 # Larger integers lose digits in every client that keeps numbers as IEEE 754 doubles.
 MAX_SAFE_INTEGER = 2**53 - 1
+# RFC 8785 writes floats below this without an exponent, so that they are read as integers again.
+MIN_EXPONENT_FORM = 1e21
+# A pointer repeats every name on its way, so a name without limit would make errors without limit.
+MAX_NAME_LENGTH = 200
 MAX_REPORTED = 100
 
 
@@ -45,8 +51,8 @@ def parse_json(data: bytes, max_depth: int) -> Any:
     def build(members: list[tuple[str, Any]]) -> dict[str, Any]:
         built = dict(members)
         if len(built) < len(members):
-            names = [name for name, _ in members]
-            repeated.append((built, next(n for n in names if names.count(n) > 1)))
+            counted = Counter(name for name, _ in members)
+            repeated.append((built, counted.most_common(1)[0][0]))
         return built
 
     try:
@@ -62,7 +68,7 @@ def parse_json(data: bytes, max_depth: int) -> Any:
     except ValueError:
         # CPython refuses to convert integers of more than some thousand digits.
         raise _invalid([_violation("", "number_too_large", "a number is too large")]) from None
-    violations = list(_inspect(value, max_depth, repeated))
+    violations = list(islice(_inspect(value, max_depth, repeated), MAX_REPORTED))
     if violations:
         raise _invalid(violations)
     return value
@@ -70,7 +76,7 @@ def parse_json(data: bytes, max_depth: int) -> Any:
 
 def _invalid(violations: list[dict[str, str]]) -> ValidationFailed:
     return ValidationFailed(
-        "the body holds values that JSON clients cannot exchange", errors=violations[:MAX_REPORTED]
+        "the body holds values that JSON clients cannot exchange", errors=violations
     )
 
 
@@ -82,49 +88,68 @@ def _too_deep(pointer: str, max_depth: int) -> dict[str, str]:
     return _violation(pointer, "too_deep", f"expected at most {max_depth} levels of nesting")
 
 
+# Where a value is: the place of what holds it, and its name or index there; () is the root.
+_Place = tuple[Any, ...]
+
+
 def _inspect(
     root: Any, max_depth: int, repeated: list[tuple[dict[str, Any], str]]
 ) -> Iterator[dict[str, str]]:
-    """Yield every violation in a parsed value, walking it without recursion."""
+    """Yield every violation in a parsed value, walking it without recursion.
+
+    Pointers are made for violations alone: one for every value would multiply the length of a name
+    by the number of values below it.
+    """
     duplicates = {id(built): name for built, name in repeated}
-    stack: list[tuple[str, int, Any]] = [("", 1, root)]
+    stack: list[tuple[_Place, int, Any]] = [((), 1, root)]
     while stack:
-        pointer, depth, value = stack.pop()
-        if isinstance(value, str):
-            if not _is_storable(value):
-                yield _violation(pointer, "character", UNSTORABLE)
-        elif isinstance(value, (dict, list)):
+        place, depth, value = stack.pop()
+        if isinstance(value, (dict, list)):
             if depth > max_depth:
-                yield _too_deep(pointer, max_depth)
+                yield _too_deep(_pointer(place), max_depth)
                 continue
+            children: Any = enumerate(value)
             if isinstance(value, dict):
-                yield from _inspect_names(pointer, value, duplicates.get(id(value)))
-                children: Any = value.items()
-            else:
-                children = enumerate(value)
-            stack.extend(
-                (f"{pointer}/{pointer_token(name)}", depth + 1, child) for name, child in children
-            )
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                yield _violation(pointer, "not_finite", "expected a finite number")
-        elif isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
-            yield _violation(
-                pointer, "number_too_large", "expected an integer of at most 2^53 - 1 in size"
-            )
+                yield from _inspect_names(place, value, duplicates.get(id(value)))
+                children = ((n, child) for n, child in value.items() if len(n) <= MAX_NAME_LENGTH)
+            stack.extend(((place, name), depth + 1, child) for name, child in children)
+        elif fault := _scalar_fault(value):
+            yield _violation(_pointer(place), *fault)
+
+
+def _scalar_fault(value: Any) -> tuple[str, str] | None:
+    """Return the code of what is wrong with a text, a number, a boolean or null, and a sentence."""
+    if isinstance(value, str):
+        return None if _is_storable(value) else ("character", UNSTORABLE)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "not_finite", "expected a finite number"
+        if MAX_SAFE_INTEGER < abs(value) < MIN_EXPONENT_FORM:
+            return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
+    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
+    return None
 
 
 def _inspect_names(
-    pointer: str, value: dict[str, Any], duplicate: str | None
+    place: _Place, value: dict[str, Any], duplicate: str | None
 ) -> Iterator[dict[str, str]]:
-    if duplicate is not None and _is_storable(duplicate):
-        yield _violation(
-            f"{pointer}/{pointer_token(duplicate)}",
-            "duplicate_member",
-            "expected every member name once",
-        )
     if not all(map(_is_storable, value)):
-        yield _violation(pointer, "character", f"member names: {UNSTORABLE}")
+        yield _violation(_pointer(place), "character", f"member names: {UNSTORABLE}")
+    if max(map(len, value), default=0) > MAX_NAME_LENGTH:
+        detail = f"expected member names of at most {MAX_NAME_LENGTH} characters"
+        yield _violation(_pointer(place), "name_too_long", detail)
+    elif duplicate is not None:
+        detail = "expected every member name once"
+        yield _violation(_pointer((place, duplicate)), "duplicate_member", detail)
+
+
+def _pointer(place: _Place) -> str:
+    tokens: list[str] = []
+    while place:
+        place, name = place
+        tokens.append("/" + pointer_token(name))
+    return "".join(reversed(tokens))
 
 
 UNSTORABLE = "expected text without U+0000 and without lone surrogates"

@@ -15,6 +15,7 @@ from app.http.fields import JsonDocument
 from app.http.problems import CONTENT_TYPE, KINDS
 from app.http.schemas import ProblemOut, Schema
 from app.registry import manifest
+from app.registry.examples import MANIFEST
 
 DESCRIPTION = """\
 The system of record for AI agents and for the work they hand to each other.
@@ -86,6 +87,17 @@ def _described_document(_: Any, field: Any, **__: Any) -> dict[str, Any]:
     return field.json_schema if isinstance(field, JsonDocument) else {}
 
 
+def _manifest_component() -> dict[str, Any]:
+    """Return the manifest's JSON Schema with its references made to fit this document."""
+    text = orjson.dumps(manifest.schema()).replace(
+        b'"#/$defs/', b'"#/components/schemas/Manifest/$defs/'
+    )
+    component: dict[str, Any] = orjson.loads(text)
+    for keyword in ("$id", "$schema"):
+        del component[keyword]
+    return component | {"examples": [MANIFEST]}
+
+
 def make_api(app: Flask) -> Api:
     """Return the registry that blueprints with documented endpoints are registered in."""
     plugin = SchemaPlugin(schema_name_resolver=_component_name)
@@ -101,9 +113,7 @@ def make_api(app: Flask) -> Api:
     )
     assert plugin.converter is not None  # noqa: S101 (the plugin makes it when it is initialized)
     plugin.converter.add_attribute_function(_described_document)  # type: ignore[no-untyped-call]
-    # The copy inside the document needs no identity of its own.
-    schema = {name: value for name, value in manifest.schema().items() if name[0] != "$"}
-    api.spec.components.schema("Manifest", schema)
+    api.spec.components.schema("Manifest", _manifest_component())
     api.spec.components.security_scheme(
         "ApiKey",
         {

@@ -51,7 +51,7 @@ class DatabaseBusy(errors.Unavailable):
 
 
 class DatabaseUnavailable(errors.Unavailable):
-    """The database cannot be reached at the moment; nothing was changed."""
+    """The database cannot be reached at the moment; repeat a write with the same key."""
 
     code = "database_unavailable"
     retry_after = 2
@@ -137,7 +137,12 @@ def _database_problem(error: Exception) -> Response:
         return domain_problem(
             DatabaseBusy("other writes held the database for too long; nothing was changed")
         )
-    return domain_problem(DatabaseUnavailable("the database did not answer; nothing was changed"))
+    # A connection lost during COMMIT leaves open whether the write happened; its key settles that.
+    return domain_problem(
+        DatabaseUnavailable(
+            "the database did not answer; a write repeated with its Idempotency-Key happens once"
+        )
+    )
 
 
 def _internal_problem(error: Exception) -> Response:

@@ -16,18 +16,19 @@ def json_response(
     link: str | None = None,
     location: str | None = None,
 ) -> Response:
-    """Build a 200 with ``document``; to a GET, a 304 when ``If-None-Match`` names ``etag``.
+    """Build a 200 with ``document``; to a GET or HEAD, a 304 when ``If-None-Match`` names ``etag``.
 
     ``etag`` is the opaque tag without quotes and is sent as a strong validator. ``location`` is the
     path of the resource that a write's answer shows, sent as ``Content-Location``.
     """
-    if etag is not None and request.method == "GET" and _none_match(etag):
+    reading = request.method in ("GET", "HEAD")
+    if etag is not None and reading and _none_match(etag):
         response = Response(status=304)
     else:
         response = Response(orjson.dumps(document), content_type="application/json")
     if etag is not None:
         response.headers["ETag"] = f'"{etag}"'
-        if request.method == "GET":
+        if reading:
             # A stored copy may be used after asking whether it is still current.
             response.headers["Cache-Control"] = "no-cache"
     if link is not None:

@@ -46,8 +46,16 @@ class Call:
         return line
 
 
-def _capability(identifier: str, name: str, category: str, description: str,
-                takes: dict[str, str], gives: dict[str, str], **overrides: Any) -> JsonObject:  # fmt: skip
+def _capability(
+    identifier: str,
+    name: str,
+    description: str,
+    takes: dict[str, str],
+    gives: dict[str, str],
+    **overrides: Any,
+) -> JsonObject:
+    """Return a capability whose schemas require every member of ``takes`` and ``gives``."""
+
     def schema(members: dict[str, str]) -> JsonObject:
         properties = {member: {"type": kind} for member, kind in members.items()}
         return {"type": "object", "properties": properties, "required": sorted(members)}
@@ -55,7 +63,7 @@ def _capability(identifier: str, name: str, category: str, description: str,
     return {
         "id": identifier,
         "name": name,
-        "category": category,
+        "category": "transformation",
         "description": description,
         "input_schema": schema(takes),
         "output_schema": schema(gives),
@@ -67,68 +75,76 @@ def _capability(identifier: str, name: str, category: str, description: str,
     } | overrides
 
 
-def _manifest(slug: str, name: str, kind: str, description: str, tags: list[str],
-              capabilities: list[JsonObject], version: str = "1.0.0") -> JsonObject:  # fmt: skip
+def _manifest(identity: JsonObject, *capabilities: JsonObject) -> JsonObject:
     manifest = copy.deepcopy(MANIFEST)
-    manifest["identity"] = {
-        "id": slug,
-        "name": name,
-        "version": version,
-        "description": description,
-        "owner": "demo",
-        "type": kind,
-        "tags": tags,
-    }
-    manifest["capabilities"] = capabilities
-    manifest["interfaces"][0]["endpoint"] = f"https://agents.demo.example/{slug}"
+    manifest["identity"] = {"version": "1.0.0", "owner": "demo", "tags": ["finance"]} | identity
+    manifest["capabilities"] = list(capabilities)
+    manifest["interfaces"][0]["endpoint"] = f"https://agents.demo.example/{identity['id']}"
     return manifest
 
 
-def manifests() -> dict[str, JsonObject]:
-    """Return the manifests of the demonstration by name."""
-    extract = _capability(
-        "extract-invoice", "Extract an invoice", "transformation",
-        "Reads a scanned supplier invoice and returns its fields.",
-        {"document_uri": "string"}, {"supplier": "string", "total": "number"},
-        permissions=["documents.read"],
-    )  # fmt: skip
-    extract_in_currency = copy.deepcopy(extract)
-    extract_in_currency["input_schema"]["properties"]["currency"] = {"type": "string"}
-    extract_in_currency["input_schema"]["required"].append("currency")
-    classify = _capability(
-        "classify-expense", "Classify an expense", "reasoning",
-        "Assigns an expense to an account of the chart of accounts.",
-        {"description": "string", "total": "number"}, {"account": "string"},
-    )  # fmt: skip
-    pay = _capability(
-        "schedule-payment", "Schedule a payment", "action",
-        "Queues a supplier payment for the next payment run.",
-        {"supplier": "string", "total": "number"}, {"payment_id": "string"},
-        permissions=["payments.write"], side_effect_level="high", idempotency_key_required=True,
-    )  # fmt: skip
-    reader = ("invoice-reader", "Invoice Reader", "service",
-              "Reads supplier invoices of any layout into structured data.", ["finance", "documents"])  # fmt: skip
-    return {
-        "reader": _manifest(*reader, [extract]),
-        "reader-2": _manifest(*reader, [extract_in_currency, classify], version="2.0.0"),
-        "classifier": _manifest(
-            "expense-classifier", "Expense Classifier", "tool",
-            "Books expenses to accounts the way the finance team would.", ["finance"], [classify],
-        ),
-        "payables": _manifest(
-            "payables-clerk", "Payables Clerk", "orchestrator",
-            "Takes invoices from receipt to scheduled payment.", ["finance", "payments"],
-            [pay, classify],
-        ),
-    }  # fmt: skip
+EXTRACT = _capability(
+    "extract-invoice",
+    "Extract an invoice",
+    "Reads a scanned supplier invoice and returns its fields.",
+    {"document_uri": "string"},
+    {"supplier": "string", "total": "number"},
+    permissions=["documents.read"],
+)
+EXTRACT_IN_CURRENCY = _capability(
+    "extract-invoice",
+    "Extract an invoice",
+    "Reads a scanned supplier invoice and returns its fields in one currency.",
+    {"document_uri": "string", "currency": "string"},
+    {"supplier": "string", "total": "number"},
+    permissions=["documents.read"],
+)
+CLASSIFY = _capability(
+    "classify-expense",
+    "Classify an expense",
+    "Assigns an expense to an account of the chart of accounts.",
+    {"description": "string", "total": "number"},
+    {"account": "string"},
+    category="reasoning",
+)
+PAY = _capability(
+    "schedule-payment",
+    "Schedule a payment",
+    "Queues a supplier payment for the next payment run.",
+    {"supplier": "string", "total": "number"},
+    {"payment_id": "string"},
+    category="action",
+    permissions=["payments.write"],
+    side_effect_level="high",
+    idempotency_key_required=True,
+)
+READER = {
+    "id": "invoice-reader",
+    "name": "Invoice Reader",
+    "type": "service",
+    "description": "Reads supplier invoices of any layout into structured data.",
+}
+CLASSIFIER = {
+    "id": "expense-classifier",
+    "name": "Expense Classifier",
+    "type": "tool",
+    "description": "Books expenses to accounts the way the finance team would.",
+}
+CLERK = {
+    "id": "payables-clerk",
+    "name": "Payables Clerk",
+    "type": "orchestrator",
+    "description": "Takes invoices from receipt to scheduled payment.",
+}
 
 
 def calls() -> Iterator[Call]:
     """Yield the demonstration's calls in order. Running it again replays every answer."""
-    documents = manifests()
-    reader = f"{NAMESPACE}:invoice-reader"
-    for name in ("reader", "classifier", "payables"):
-        manifest = documents[name]
+    for manifest in (
+        _manifest(READER, EXTRACT),
+        _manifest(CLASSIFIER, CLASSIFY),
+        _manifest(CLERK, PAY, CLASSIFY),
+    ):
         yield Call(
             f"Register {manifest['identity']['name']}",
             "POST",
@@ -136,11 +152,13 @@ def calls() -> Iterator[Call]:
             {"namespace": NAMESPACE, "manifest": manifest},
             f"demo-register-{manifest['identity']['id']}",
         )
+    reader = f"{NAMESPACE}:{READER['id']}"
+    second = _manifest({**READER, "version": "2.0.0"}, EXTRACT_IN_CURRENCY, CLASSIFY)
     yield Call(
         "Publish a second version of Invoice Reader, which asks its callers for more",
         "PUT",
         f"/v1/agents/{reader}",
-        {"manifest": documents["reader-2"]},
+        {"manifest": second},
         "demo-publish-invoice-reader-2.0.0",
     )
     yield Call(

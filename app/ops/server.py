@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
@@ -72,6 +73,10 @@ def serve(settings: Settings) -> None:
 
 def load() -> object:
     """Build the application in a worker process."""
+    # A worker begins as a copy of its server, whose handlers would swallow a stop; granian sets the
+    # worker's own only after this function has returned.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     _end_with_parent()
     from app.wsgi import application
 
@@ -82,5 +87,6 @@ def _end_with_parent() -> None:
     """Have the kernel stop this worker when its server dies, so that none is left on the port."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            sys.exit("the server of this worker has ended")

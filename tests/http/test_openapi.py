@@ -1,0 +1,102 @@
+"""The OpenAPI document: equal to the routes, complete, and true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from flask import Flask
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from app.http.problems import known_codes
+from tests.client import Api, Contract
+
+# Documents and files, not part of the API.
+PAGES = {"/docs", "/openapi.json", "/assets/{filename}"}
+
+
+@pytest.fixture
+def document(contract: Contract) -> dict[str, Any]:
+    """The served OpenAPI document."""
+    return contract.document
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+
+
+def test_it_has_exactly_the_routes(app: Flask, document: dict[str, Any]) -> None:
+    routes = {
+        (re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    documented = {
+        (path, method)
+        for path, item in document["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert documented == {route for route in routes if route[0] not in PAGES}
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return every operation with its path and method."""
+    return [
+        (path, method, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    ]
+
+
+def test_every_operation_says_what_it_does_and_who_may(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        assert operation["summary"].endswith("."), path
+        if method != "get":
+            assert operation["security"] == [{"ApiKey": []}], path
+            names = {parameter["name"] for parameter in operation["parameters"]}
+            assert "Idempotency-Key" in names, path
+            assert {"400", "401", "403", "409"} <= operation["responses"].keys(), path
+
+
+def test_every_schema_has_valid_examples(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert len(schemas) > 20
+    for name, schema in schemas.items():
+        assert schema.get("examples"), f"{name} has no example"
+        validator = jsonschema_rs.Draft202012Validator(
+            {"$ref": f"#/components/schemas/{name}", "components": document["components"]},
+            validate_formats=True,
+        )
+        for example in schema["examples"]:
+            validator.validate(example)
+
+
+def test_every_problem_code_is_explained(anyone: Api) -> None:
+    codes = known_codes()
+    assert {"agent_exists", "validation_failed", "not_found", "api_key_missing"} <= codes.keys()
+    for code, (kind, description) in codes.items():
+        answer = anyone.get(f"/problems/{code}").get_json()
+        assert answer["status"] == kind.status
+        assert answer["description"] == description != ""
+    assert anyone.get("/problems/nonsense").status_code == 404
+
+
+def test_the_page_needs_no_network(app: Flask, anyone: Api) -> None:
+    with anyone.get("/docs") as page:
+        assert page.mimetype == "text/html"
+        assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    files = [path for path in loaded if path.startswith("/assets/")]
+    assert len(files) == 3
+    for path in files:
+        with anyone.get(path) as response:
+            assert response.status_code == 200
+    assert not [path for path in loaded if re.match(r"(https?:)?//", path)]
+    script = Path(app.static_folder or "") / "docs.js"
+    assert "http" not in script.read_text()

@@ -35,7 +35,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_hooks(app)
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (health, registry):
+    for blueprint in (registry, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
     return app

@@ -92,7 +92,7 @@ def health() -> Response:
 
 
 @blueprint.route("/readyz")
-@blueprint.doc(responses={503: {"description": "Not ready", "content": {}}})
+@blueprint.alt_response(503, schema=ReadinessOut(), description="Not ready")
 @blueprint.response(200, ReadinessOut())
 def readiness() -> Response:
     """Tell whether the database is reachable and every migration track is current."""
@@ -117,7 +117,7 @@ def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
 @blueprint.doc(responses={404: "NOT_FOUND"})
 @blueprint.response(200, ProblemCodeOut())
 def problem_code(code: str) -> Response:
-    """Explain the ``type`` of a problem document."""
+    """Explain a problem's code."""
     known = known_codes().get(code)
     if known is None:
         raise ProblemCodeUnknown("no problem has this code")

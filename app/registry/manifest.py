@@ -2,16 +2,14 @@
 
 A manifest is held against the JSON Schema shipped beside this module, the meta-schemas of the JSON
 Schemas its capabilities carry, and the rules no schema can express: unique capability ids and no
-inline secrets. All violations are reported at once, unless the value cannot be stored at all; then
-only the reasons for that are. Nothing is ever fetched from the network.
+inline secrets. All violations are reported at once. Nothing is ever fetched from the network.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from itertools import chain
@@ -21,18 +19,6 @@ import jsonschema_rs
 
 MAX_REPORTED = 100
 """At most this many violations are reported for one manifest."""
-
-MAX_DEPTH = 64
-"""Arrays and objects nest at most this deep; the root is at depth 0."""
-
-MAX_VALUES = 20_000
-"""A manifest holds at most this many values, counting every array, object and scalar."""
-
-MAX_NAME_LENGTH = 200
-"""A member name anywhere in a manifest has at most this many characters."""
-
-MAX_INTEGER = 2**53 - 1
-"""The largest integer every JSON implementation keeps exactly (RFC 7493 section 2.2)."""
 
 _SOURCE = resources.files(__package__).joinpath("manifest-0.1.schema.json").read_text("utf-8")
 
@@ -91,9 +77,6 @@ _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET_WORD = re.compile(
     r"(?:secret|token|pass(?:word|wd|phrase)|(?:api|private|access|secret)_?key)(s?)(?![a-z])"
 )
-# PostgreSQL cannot store U+0000, and a lone surrogate has no UTF-8 form (RFC 7493 section 2.1).
-_UNSAFE_TEXT = re.compile("[\x00\ud800-\udfff]")
-
 # The pointer, the code and the detail of a violation.
 _Finding = tuple[str, str, str]
 
@@ -102,7 +85,6 @@ class _Node(NamedTuple):
     """A value and where it is; ``name`` is None for the root and for items of an array."""
 
     pointer: str
-    depth: int
     name: str | None
     value: object
 
@@ -122,21 +104,14 @@ class Violation:
 
 
 def validate(manifest: object) -> list[Violation]:
-    """Return every rule a parsed JSON value breaks as a manifest, ordered by pointer.
+    """Return every rule a JSON value breaks as a manifest, ordered by pointer.
 
-    At most ``MAX_REPORTED`` violations are returned. Any value is accepted and nothing is raised.
+    The value is one that ``app.http.json_body`` let pass: nested within limits, with text and
+    numbers that can be stored. At most ``MAX_REPORTED`` violations are returned, and nothing is raised.
     """
-    unstorable = list(_unstorable(manifest))
-    findings: Iterable[_Finding] = unstorable
-    # The schema engine overflows the stack on deep nesting and raises on text without a UTF-8 form,
-    # so it does not see such a value. Integers out of range do it no harm.
-    if all(code in ("minimum", "maximum") for _, code, _ in unstorable):
-        findings = chain(
-            _schema_findings(manifest),
-            unstorable,
-            _capability_findings(manifest),
-            _inline_secrets(manifest),
-        )
+    findings = chain(
+        _schema_findings(manifest), _capability_findings(manifest), _inline_secrets(manifest)
+    )
     found: dict[tuple[str, str], str] = {}
     for pointer, code, detail in findings:
         found.setdefault((pointer, code), detail)
@@ -163,66 +138,16 @@ def _resolve(document: Any, pointer: str) -> Any:
 
 
 def _walk(root: object) -> Iterator[_Node]:
-    """Yield every value down to ``MAX_DEPTH``."""
-    stack = [_Node("", 0, None, root)]
+    """Yield every value, without recursion."""
+    stack = [_Node("", None, root)]
     while stack:
         node = stack.pop()
         yield node
-        pointer, depth, _, value = node
-        if depth == MAX_DEPTH:
-            continue
+        pointer, _, value = node
         if isinstance(value, dict):
-            stack += [
-                _Node(_child(pointer, name), depth + 1, name, member)
-                for name, member in value.items()
-                if isinstance(name, str)
-            ]
+            stack += [_Node(_child(pointer, name), name, member) for name, member in value.items()]
         elif isinstance(value, list):
-            stack += [_Node(_child(pointer, i), depth + 1, None, v) for i, v in enumerate(value)]
-
-
-def _unstorable(manifest: object) -> Iterator[_Finding]:
-    """Find what is no I-JSON (RFC 7493) or larger than any manifest needs to be."""
-    for count, (pointer, depth, _, value) in enumerate(_walk(manifest), start=1):
-        if count > MAX_VALUES:
-            yield "", "max_values", f"Must hold at most {MAX_VALUES} values in all."
-            return
-        for code, detail in _value_faults(value):
-            yield pointer, code, detail
-        if depth == MAX_DEPTH and isinstance(value, dict | list):
-            yield pointer, "max_depth", f"Must not nest deeper than {MAX_DEPTH} levels."
-
-
-def _value_faults(value: object) -> Iterator[tuple[str, str]]:
-    match value:
-        case None | bool() | list():
-            pass
-        case str():
-            if _UNSAFE_TEXT.search(value):
-                yield "unsafe_text", "Must not hold U+0000 or a lone surrogate."
-        case int():
-            if value > MAX_INTEGER:
-                yield "maximum", f"Must be at most {MAX_INTEGER}."
-            elif value < -MAX_INTEGER:
-                yield "minimum", f"Must be at least {-MAX_INTEGER}."
-        case float():
-            if not math.isfinite(value):
-                yield "not_json", "Must be a finite number."
-        case dict():
-            for name in value:
-                yield from _name_faults(name)
-        case _:
-            yield "not_json", "Must be a JSON value."
-
-
-def _name_faults(name: object) -> Iterator[tuple[str, str]]:
-    """Judge a member name; the finding goes to the object, since the name cannot be repeated."""
-    if not isinstance(name, str):
-        yield "not_json", "Member names must be strings."
-    elif len(name) > MAX_NAME_LENGTH:
-        yield "max_name_length", f"Member names must have at most {MAX_NAME_LENGTH} characters."
-    elif _UNSAFE_TEXT.search(name):
-        yield "unsafe_text", "Member names must not hold U+0000 or a lone surrogate."
+            stack += [_Node(_child(pointer, i), None, v) for i, v in enumerate(value)]
 
 
 def _schema_findings(manifest: object) -> Iterator[_Finding]:
@@ -292,7 +217,7 @@ def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _inline_secrets(manifest: object) -> Iterator[_Finding]:
     detail = "Must not hold a secret; name where it is kept in a member whose name ends in _ref."
-    for pointer, _, name, value in _walk(manifest):
+    for pointer, name, value in _walk(manifest):
         if name is not None and _is_inline_secret(name, value):
             yield pointer, "inline_secret", detail
 

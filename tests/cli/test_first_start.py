@@ -50,7 +50,7 @@ def test_the_demonstration_can_be_run_twice_and_copied(
         assert listed[1]["versions"] == ["1.0.0", "2.0.0"]
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    commands = re.findall(r"^curl .*(?:\\\n.*)*", done.stdout, re.MULTILINE)
+    commands = re.findall(r"^curl (?:.*\\\n)*.*", done.stdout, re.MULTILINE)
     assert len(commands) == 6
     (key,) = re.findall("AGENTHUB_API_KEY=(.*)", done.stdout)
     for command in commands:

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from flask import request
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.http.context import services
 from app.http.errors import MalformedJson, ValidationFailed
@@ -37,6 +37,10 @@ def read_json_body() -> Any:
     ``RequestEntityTooLarge`` beyond the size limit.
     """
     data = request.get_data(cache=False)
+    limit = services().settings.max_body_bytes
+    # Werkzeug refuses a length above the limit, but cuts off a body that comes in chunks there.
+    if request.content_length is None and len(data) >= limit:
+        raise RequestEntityTooLarge
     if not data:
         raise MalformedJson("the request needs a JSON body")
     if not request.is_json:

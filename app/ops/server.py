@@ -18,6 +18,7 @@ from app.config import Settings
 # Seconds that a request under way has to finish after a stop was asked for.
 GRACE_SECONDS = 30
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class AddressUnavailable(Exception):
@@ -54,6 +55,11 @@ def serve(settings: Settings) -> None:
     Worker processes read their settings from the environment, so the caller puts there what it
     changed. A worker that dies is replaced.
     """
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS),
+        after_in_child=_begin_worker,
+    )
     Granian(
         "app.ops.server:load",
         factory=True,
@@ -71,12 +77,19 @@ def serve(settings: Settings) -> None:
     ).serve()
 
 
+def _begin_worker() -> None:
+    """Let a stop end a worker that still loads, before it could have taken any request.
+
+    A worker begins as a copy of its server, whose handlers would swallow the stop, and granian sets
+    the worker's own only after ``load``.
+    """
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 def load() -> object:
     """Build the application in a worker process."""
-    # A worker begins as a copy of its server, whose handlers would swallow a stop; granian sets the
-    # worker's own only after this function has returned.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     _end_with_parent()
     from app.wsgi import application
 

@@ -22,9 +22,10 @@ from webargs.flaskparser import FlaskParser
 from app.http.auth import require_role
 from app.http.context import services
 from app.http.errors import ValidationFailed
-from app.http.json_body import MAX_REPORTED, pointer_token, read_json_body
+from app.http.json_body import MAX_REPORTED, read_json_body
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
+from app.json_values import token
 
 View = Callable[..., Any]
 
@@ -127,7 +128,7 @@ def _collect(found: Any, path: str, member: str, entries: list[dict[str, str]]) 
         entries.append({**found, "pointer": path + found["pointer"]})
     elif isinstance(found, dict):
         for name, below in found.items():
-            inner = path if _is_wrapper(name, below) else f"{path}/{pointer_token(name)}"
+            inner = path if _is_wrapper(name, below) else f"{path}/{token(name)}"
             _collect(below, inner, member, entries)
     elif isinstance(found, list):
         for item in found:

@@ -19,6 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.http.context import services
 from app.http.errors import MalformedJson, ValidationFailed
+from app.json_values import Place, pointer_to, walk
 
 # Larger integers lose digits in every client that keeps numbers as IEEE 754 doubles.
 MAX_SAFE_INTEGER = 2**53 - 1
@@ -84,41 +85,31 @@ def _invalid(violations: list[dict[str, str]]) -> ValidationFailed:
     )
 
 
-def _violation(pointer: str, code: str, detail: str) -> dict[str, str]:
-    return {"pointer": pointer, "code": code, "detail": detail}
+def _violation(at: str, code: str, detail: str) -> dict[str, str]:
+    return {"pointer": at, "code": code, "detail": detail}
 
 
-def _too_deep(pointer: str, max_depth: int) -> dict[str, str]:
-    return _violation(pointer, "too_deep", f"expected at most {max_depth} levels of nesting")
-
-
-# Where a value is: the place of what holds it, and its name or index there; () is the root.
-_Place = tuple[Any, ...]
+def _too_deep(at: str, max_depth: int) -> dict[str, str]:
+    return _violation(at, "too_deep", f"expected at most {max_depth} levels of nesting")
 
 
 def _inspect(
     root: Any, max_depth: int, repeated: list[tuple[dict[str, Any], str]]
 ) -> Iterator[dict[str, str]]:
-    """Yield every violation in a parsed value, walking it without recursion.
-
-    Pointers are made for violations alone: one for every value would multiply the length of a name
-    by the number of values below it.
-    """
+    """Yield every violation in a parsed value; a name that is too long is the last one."""
     duplicates = {id(built): name for built, name in repeated}
-    stack: list[tuple[_Place, int, Any]] = [((), 1, root)]
-    while stack:
-        place, depth, value = stack.pop()
+    for depth, place, value in walk(root, max_depth):
         if isinstance(value, (dict, list)):
             if depth > max_depth:
-                yield _too_deep(_pointer(place), max_depth)
-                continue
-            children: Any = enumerate(value)
-            if isinstance(value, dict):
+                yield _too_deep(pointer_to(place), max_depth)
+            elif isinstance(value, dict):
+                if max(map(len, value), default=0) > MAX_NAME_LENGTH:
+                    detail = f"expected member names of at most {MAX_NAME_LENGTH} characters"
+                    yield _violation(pointer_to(place), "name_too_long", detail)
+                    return
                 yield from _inspect_names(place, value, duplicates.get(id(value)))
-                children = ((n, child) for n, child in value.items() if len(n) <= MAX_NAME_LENGTH)
-            stack.extend(((place, name), depth + 1, child) for name, child in children)
         elif fault := _scalar_fault(value):
-            yield _violation(_pointer(place), *fault)
+            yield _violation(pointer_to(place), *fault)
 
 
 def _scalar_fault(value: Any) -> tuple[str, str] | None:
@@ -136,24 +127,13 @@ def _scalar_fault(value: Any) -> tuple[str, str] | None:
 
 
 def _inspect_names(
-    place: _Place, value: dict[str, Any], duplicate: str | None
+    place: Place, value: dict[str, Any], duplicate: str | None
 ) -> Iterator[dict[str, str]]:
     if not all(map(_is_storable, value)):
-        yield _violation(_pointer(place), "character", f"member names: {UNSTORABLE}")
-    if max(map(len, value), default=0) > MAX_NAME_LENGTH:
-        detail = f"expected member names of at most {MAX_NAME_LENGTH} characters"
-        yield _violation(_pointer(place), "name_too_long", detail)
-    elif duplicate is not None:
+        yield _violation(pointer_to(place), "character", f"member names: {UNSTORABLE}")
+    if duplicate is not None:
         detail = "expected every member name once"
-        yield _violation(_pointer((place, duplicate)), "duplicate_member", detail)
-
-
-def _pointer(place: _Place) -> str:
-    tokens: list[str] = []
-    while place:
-        place, name = place
-        tokens.append("/" + pointer_token(name))
-    return "".join(reversed(tokens))
+        yield _violation(pointer_to((place, duplicate)), "duplicate_member", detail)
 
 
 UNSTORABLE = "expected text without U+0000 and without lone surrogates"
@@ -164,16 +144,3 @@ def _is_storable(text: str) -> bool:
     if text.isascii():
         return "\0" not in text
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def pointer_token(name: object) -> str:
-    """Return one reference token of a JSON Pointer, escaped (RFC 6901, section 3).
-
-    A lone surrogate, which no answer could carry, is shown as U+FFFD.
-    """
-    token = str(name).replace("~", "~0").replace("/", "~1")
-    return (
-        token
-        if token.isascii()
-        else token.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )

@@ -13,12 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema_rs
 
+from app.json_values import pointer_to, token, walk
+
 MAX_REPORTED = 100
 """At most this many violations are reported for one manifest."""
+
+MAX_DEPTH = 200
+"""The deepest nesting that a service can be told to read; nothing below it is looked at."""
 
 _SOURCE = resources.files(__package__).joinpath("manifest-0.1.schema.json").read_text("utf-8")
 
@@ -81,14 +86,6 @@ _SECRET_WORD = re.compile(
 _Finding = tuple[str, str, str]
 
 
-class _Node(NamedTuple):
-    """A value and where it is; ``name`` is None for the root and for items of an array."""
-
-    pointer: str
-    name: str | None
-    value: object
-
-
 @dataclass(frozen=True)
 class Violation:
     """One rule a manifest breaks.
@@ -124,30 +121,17 @@ def _document_order(pointer: str) -> list[tuple[int, str]]:
     return [(len(part) if part.isdecimal() else 0, part) for part in pointer.split("/")]
 
 
-def _child(pointer: str, name: str | int) -> str:
-    """Extend a JSON Pointer (RFC 6901 section 3)."""
-    return f"{pointer}/{str(name).replace('~', '~0').replace('/', '~1')}"
+def _child(parent: str, name: str | int) -> str:
+    """Extend a JSON Pointer."""
+    return f"{parent}/{token(name)}"
 
 
-def _resolve(document: Any, pointer: str) -> Any:
+def _resolve(document: Any, path: str) -> Any:
     """Return the value a JSON Pointer leads to (RFC 6901 section 4)."""
-    for part in pointer.split("/")[1:]:
+    for part in path.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         document = document[int(name)] if isinstance(document, list) else document[name]
     return document
-
-
-def _walk(root: object) -> Iterator[_Node]:
-    """Yield every value, without recursion."""
-    stack = [_Node("", None, root)]
-    while stack:
-        node = stack.pop()
-        yield node
-        pointer, _, value = node
-        if isinstance(value, dict):
-            stack += [_Node(_child(pointer, name), name, member) for name, member in value.items()]
-        elif isinstance(value, list):
-            stack += [_Node(_child(pointer, i), None, v) for i, v in enumerate(value)]
 
 
 def _schema_findings(manifest: object) -> Iterator[_Finding]:
@@ -217,9 +201,10 @@ def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _inline_secrets(manifest: object) -> Iterator[_Finding]:
     detail = "Must not hold a secret; name where it is kept in a member whose name ends in _ref."
-    for pointer, name, value in _walk(manifest):
-        if name is not None and _is_inline_secret(name, value):
-            yield pointer, "inline_secret", detail
+    for _, place, value in walk(manifest, MAX_DEPTH):
+        name = place[1] if place else None
+        if isinstance(name, str) and _is_inline_secret(name, value):
+            yield pointer_to(place), "inline_secret", detail
 
 
 def _is_inline_secret(name: str, value: object) -> bool:

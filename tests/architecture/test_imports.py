@@ -22,6 +22,7 @@ FOUNDATION = {
     "app.db",
     "app.errors",
     "app.ids",
+    "app.json_values",
     "app.logs",
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from flask import Flask, Response, request
 from sqlalchemy import make_url
@@ -20,6 +22,11 @@ from tests.client import Api, Contract
 from tests.postgres import PostgresServer
 
 DIALECTS = ("sqlite", "postgresql")
+
+# A change is judged by the same examples every time; at a desk every run looks for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("desk", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 PEPPER = "pepper-of-the-tests-0123456789abcdef"
 
 

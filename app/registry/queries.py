@@ -6,11 +6,14 @@ parsed; see ``orjson.Fragment`` in ``app.registry.documents``.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
+    Integer,
     Row,
     Select,
     String,
@@ -18,13 +21,13 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    literal_column,
     select,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
-    COUNT_SHARDS,
     Agent,
     AgentCount,
     Evaluation,
@@ -37,45 +40,50 @@ Reader = Connection | Session
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = Select[*tuple[Any, ...]]
 
-# "1:1.0.0,2:1.1.0": SQLite before 3.44 cannot order an aggregate, so each has its place with it.
-_version_list = (
-    select(
-        func.aggregate_strings(
-            cast(Version.sequence, String).concat(":").concat(Version.version), ","
+
+def _with_latest(agent: type[Agent]) -> AnySelect:
+    """Select what an agent's document shows; ``agent`` is the entity or a page of it."""
+    # "1:1.0.0,2:1.1.0": SQLite before 3.44 cannot order an aggregate, so each has its place with
+    # it. As parameters the marks would have the statement rendered anew at every execution.
+    colon: ColumnElement[str] = literal_column("':'")
+    comma: Any = literal_column("','")
+    entry = cast(Version.sequence, String).concat(colon).concat(Version.version)
+    versions = (
+        select(func.aggregate_strings(entry, comma))
+        .where(Version.agent_id == agent.id)
+        .correlate(agent)
+        .scalar_subquery()
+    )
+    latest = aliased(Version)
+    return (
+        select(
+            agent.id,
+            agent.namespace,
+            agent.slug,
+            agent.status,
+            agent.latest_version,
+            agent.revision,
+            agent.eval_cases_passed,
+            agent.eval_cases_total,
+            agent.forked_from_agent_id,
+            agent.forked_from_version,
+            agent.forked_from_digest,
+            latest.manifest,
+            EvaluationSummary.summary,
+            versions.label("versions"),
+        )
+        .join(latest, and_(latest.agent_id == agent.id, latest.version == agent.latest_version))
+        .outerjoin(
+            EvaluationSummary,
+            and_(
+                EvaluationSummary.agent_id == latest.agent_id,
+                EvaluationSummary.version == latest.version,
+            ),
         )
     )
-    .where(Version.agent_id == Agent.id)
-    .correlate(Agent)
-    .scalar_subquery()
-)
 
-_agents = (
-    select(
-        Agent.id,
-        Agent.namespace,
-        Agent.slug,
-        Agent.status,
-        Agent.latest_version,
-        Agent.revision,
-        Agent.eval_cases_passed,
-        Agent.eval_cases_total,
-        Agent.forked_from_agent_id,
-        Agent.forked_from_version,
-        Agent.forked_from_digest,
-        Version.manifest,
-        EvaluationSummary.summary,
-        _version_list.label("versions"),
-    )
-    .join(Version, and_(Version.agent_id == Agent.id, Version.version == Agent.latest_version))
-    .outerjoin(
-        EvaluationSummary,
-        and_(
-            EvaluationSummary.agent_id == Version.agent_id,
-            EvaluationSummary.version == Version.version,
-        ),
-    )
-)
-_find_agent = _agents.where(Agent.id == bindparam("agent_id"))
+
+_find_agent = _with_latest(Agent).where(Agent.id == bindparam("agent_id"))
 
 
 def find_agent(reader: Reader, agent_id: str) -> AnyRow:
@@ -91,12 +99,20 @@ def find_agent(reader: Reader, agent_id: str) -> AnyRow:
 
 
 def _agent_page(*filters: str, keyset: bool) -> AnySelect:
-    statement = _agents.order_by(Agent.id).limit(bindparam("limit"))
-    for name in filters:
-        statement = statement.where(getattr(Agent, name) == bindparam(name))
+    # The page is cut before anything is joined, or PostgreSQL may merge it with all versions from
+    # the first agent on. Limit and status are put into the text, so that it can plan the statement
+    # once for all other values and still knows how many rows each of the few statuses has.
+    limit = bindparam("limit", type_=Integer, literal_execute=True)
+    page = select(Agent).order_by(Agent.id).limit(limit)
+    if "namespace" in filters:
+        page = page.where(Agent.namespace == bindparam("namespace"))
+    if "status" in filters:
+        page = page.where(Agent.status == bindparam("status", literal_execute=True))
     if keyset:
-        return statement.where(Agent.id > bindparam("after"))
-    return statement.offset(bindparam("offset"))
+        page = page.where(Agent.id > bindparam("after"))
+    else:
+        page = page.offset(bindparam("offset", type_=Integer))
+    return _with_latest(aliased(Agent, page.subquery("page")))
 
 
 _FILTERS: tuple[tuple[str, ...], ...] = (
@@ -125,22 +141,29 @@ def list_agents(
     given = {"namespace": namespace, "status": status}
     filters = tuple(name for name, value in given.items() if value is not None)
     parameters = {name: given[name] for name in filters} | {"limit": limit}
+    if after is None and offset == 0:
+        # PostgreSQL plans a statement with an offset anew for every page; every id is after "".
+        after = ""
     parameters |= {"offset": offset} if after is None else {"after": after}
-    return list(reader.execute(_agent_pages[filters, after is not None], parameters))
+    rows = reader.execute(_agent_pages[filters, after is not None], parameters)
+    # Sorting the few rows of a page here spares SQLite a temporary table of their manifests.
+    return sorted(rows, key=attrgetter("id"))
 
 
 _count_agents = select(cast(func.coalesce(func.sum(AgentCount.agents), 0), BigInteger)).where(
-    AgentCount.bucket.in_(bindparam("buckets", expanding=True)),
-    AgentCount.status.in_(bindparam("statuses", expanding=True)),
+    AgentCount.bucket.between(bindparam("first"), bindparam("last"))
 )
+_count_agents_of_status = _count_agents.where(AgentCount.status == bindparam("status"))
 
 
 def count_agents(reader: Reader, *, namespace: str | None = None, status: str | None = None) -> int:
     """Return how many agents a list with these filters has, from counters kept by every write."""
-    buckets = [namespace] if namespace else [f"#{shard}" for shard in range(COUNT_SHARDS)]
-    statuses = [status] if status else ["active", "deprecated"]
-    parameters = {"buckets": buckets, "statuses": statuses}
-    return int(reader.execute(_count_agents, parameters).scalar_one())
+    # Without a namespace all shards: their names, and no others, begin with "#".
+    parameters = {"first": namespace or "#", "last": namespace or "#~"}
+    if status is None:
+        return int(reader.execute(_count_agents, parameters).scalar_one())
+    parameters["status"] = status
+    return int(reader.execute(_count_agents_of_status, parameters).scalar_one())
 
 
 _versions = select(
@@ -197,16 +220,17 @@ _find_versions = (
     )
     .where(
         Version.agent_id == bindparam("agent_id"),
-        Version.version.in_(bindparam("versions", expanding=True)),
+        # Two names, perhaps the same; a list would be rendered anew at every execution.
+        Version.version.in_([bindparam("first"), bindparam("last")]),
     )
 )
 
 
 def find_versions(reader: Reader, agent_id: str, *versions: str) -> list[AnyRow]:
-    """Return the named versions of an agent in the order named. Raises ``VersionNotFound``."""
+    """Return one or two versions of an agent in the order named. Raises ``VersionNotFound``."""
     found: dict[str, AnyRow] = {}
     if is_agent_id(agent_id) and all(_is_plausible(version) for version in versions):
-        parameters = {"agent_id": agent_id, "versions": list(set(versions))}
+        parameters = {"agent_id": agent_id, "first": versions[0], "last": versions[-1]}
         found = {row.version: row for row in reader.execute(_find_versions, parameters)}
     for version in versions:
         if version not in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -11,6 +12,8 @@ import click
 from app.ledger import seals
 from app.ledger.reconciliation import reconcile
 from app.ops.terminal import Failure, console, json_option, new_table, open_database, print_json
+
+HASH = "[0-9a-f]{64}"
 
 
 @click.group()
@@ -38,13 +41,7 @@ def ledger_digest() -> None:
 @json_option
 def ledger_verify(kept: Any, as_json: bool) -> None:
     """Hold every sealed transaction to its seal. Exit code 1 when one is not what was sealed."""
-    digest = None
-    if kept is not None:
-        try:
-            digest = json.load(kept)
-            digest["block"], digest["hash"]
-        except (ValueError, KeyError, TypeError):
-            raise Failure(f"{kept.name} is not a digest made by: agenthub ledger digest") from None
+    digest = _read_digest(kept) if kept else None
     with open_database() as (_, database), database.snapshot() as session:
         faults = list(seals.verify(session, digest))
         newest = seals.read_digest(session)
@@ -56,6 +53,16 @@ def ledger_verify(kept: Any, as_json: bool) -> None:
     if not faults and not as_json:
         console.print(f"Every transaction up to {newest['last_seq']} is what was sealed.")
     sys.exit(1 if faults else 0)
+
+
+def _read_digest(file: Any) -> dict[str, Any]:
+    try:
+        digest = json.load(file)
+        if re.fullmatch("[0-9]+", str(digest["block"])) and re.fullmatch(HASH, digest["hash"]):
+            return {"block": int(digest["block"]), "hash": digest["hash"]}
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise Failure(f"{file.name} is not a digest made by: agenthub ledger digest")
 
 
 @ledger.command("reconcile")

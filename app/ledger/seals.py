@@ -22,6 +22,8 @@ from app.ledger.models import Seal, Transaction
 from app.ledger.queries import Reader, find_transaction, read_transactions
 
 MAX_BLOCK = 1000
+# The service numbers from 1; whoever writes to the database directly could number below.
+LEAST_SEQ = -(2**62)
 
 
 def entry_bytes(transaction: dict[str, Any]) -> bytes:
@@ -162,7 +164,7 @@ def verify(reader: Reader, kept: dict[str, Any] | None = None) -> Iterator[Fault
     ``kept`` is a digest that was stored elsewhere (``read_digest``); the block it names must still
     have its hash.
     """
-    previous, last_seq, block = GENESIS, 0, 0
+    previous, last_seq, block = GENESIS, LEAST_SEQ - 1, 0
     for seal in reader.execute(_seals).all():
         block += 1
         if seal.block != block:
@@ -176,18 +178,39 @@ def verify(reader: Reader, kept: dict[str, Any] | None = None) -> Iterator[Fault
         yield Fault(kept["block"], None, "the block in the kept digest is missing")
 
 
+def _hash_of(seal: Any) -> str | None:
+    """Return the hash of a seal's content; None if no seal could have such content."""
+    try:
+        return block_hash(seal.previous_hash, seal.root, seal.first_seq, seal.last_seq)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _leaf_of(entry: dict[str, Any]) -> bytes | None:
+    """Return the hash of a transaction; None if it holds what JSON cannot, such as 2**60."""
+    try:
+        return leaf_hash(entry_bytes(entry))
+    except ValueError:
+        return None
+
+
 def _verify_block(reader: Reader, seal: Any, previous: str, last_seq: int) -> Iterator[Fault]:
     leaves = split_leaves(seal.leaves)
     if seal.previous_hash != previous:
         yield Fault(seal.block, None, "the block does not follow the one before it")
-    if seal.hash != block_hash(seal.previous_hash, seal.root, seal.first_seq, seal.last_seq):
+    if seal.hash != _hash_of(seal):
         yield Fault(seal.block, None, "the block's hash is not that of its content")
     if not leaves or root_hash(leaves).hex() != seal.root:
         yield Fault(seal.block, None, "the block's leaves do not have its root")
     # From the end of the block before: a row slipped in between two blocks was never sealed.
-    entries = list(read_transactions(reader, last_seq + 1, seal.last_seq))
+    try:
+        entries = list(read_transactions(reader, last_seq + 1, seal.last_seq))
+    except ValueError as error:
+        # SQLite keeps any text where a time should be.
+        yield Fault(seal.block, None, f"the block's transactions cannot be read: {error}")
+        return
     for entry, leaf in zip(entries, leaves, strict=False):
-        if leaf_hash(entry_bytes(entry)) != leaf:
+        if _leaf_of(entry) != leaf:
             yield Fault(seal.block, entry["seq"], "the transaction is not the one that was sealed")
             return
     if len(entries) != len(leaves):

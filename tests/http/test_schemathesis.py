@@ -30,9 +30,9 @@ from tests.registry.manifests import build_manifest
 
 EXAMPLES = 40
 load_all_checks()
-# A manifest obeys rules that no JSON Schema expresses, and a deleted agent stays readable by design;
-# these checks know neither. The check of authentication sends the key it is given once more, so it
-# always finds it accepted; tests/access covers what it means.
+# A manifest obeys rules that no JSON Schema expresses, and a deleted agent stays readable by
+# design; these checks know neither. The check of authentication sends the key it is given once
+# more, so it always finds it accepted; tests/access covers what it means.
 EXCLUDED = [positive_data_acceptance, use_after_free, ensure_resource_availability, ignored_auth]
 
 

@@ -98,14 +98,14 @@ class TestMoney:
 
     @pytest.mark.parametrize(
         ("usd", "micros"),
-        [(0, 0), (1, 1_000_000), (0.1, 100_000), (0.000001, 1), (1e9, 10**15), (1e-6, 1),
+        [(0, 0), (1, 1_000_000), (0.1, 100_000), (0.000001, 1), (1e9, 10**15),
          (999999999.999999, 999_999_999_999_999)],
     )  # fmt: skip
     def test_exact(self, usd: float, micros: int) -> None:
         assert to_micros(usd) == micros
 
     @pytest.mark.parametrize(
-        "usd", [0.0000001, 1.1234567, 1e-7, 1e308, -1e308, 1e9 + 1, 10**30,
+        "usd", [0.0000001, 1.1234567, 1e308, -1e308, 1e9 + 1, 10**30,
                 float("nan"), float("inf"), float("-inf")],
     )  # fmt: skip
     def test_refused(self, usd: float) -> None:

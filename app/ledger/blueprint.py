@@ -196,7 +196,8 @@ def _visible(connection: Connection, principal: Principal, transaction_id: str) 
         for side in ("debit_account", "credit_account")
     }
     if not any(_may_see(connection, principal, account) for account in accounts):
-        raise TransactionNotFound(f"no transaction of yours has the id {transaction_id!r}")
+        # Word for word what ``find_transaction`` says of an id that nothing has.
+        raise TransactionNotFound(f"no transaction has the id {transaction_id!r}")
     return transaction
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from app.ledger import seals
+from app.ledger.merkle import GENESIS
 from app.ledger.reconciliation import reconcile
 from app.ops.terminal import Failure, console, json_option, new_table, open_database, print_json
-
-HASH = "[0-9a-f]{64}"
 
 
 @click.group()
@@ -58,8 +57,10 @@ def ledger_verify(kept: Any, as_json: bool) -> None:
 def _read_digest(file: Any) -> dict[str, Any]:
     try:
         digest = json.load(file)
-        if re.fullmatch("[0-9]+", str(digest["block"])) and re.fullmatch(HASH, digest["hash"]):
-            return {"block": int(digest["block"]), "hash": digest["hash"]}
+        block, hash_ = digest["block"], digest["hash"]
+        possible = hash_ == GENESIS if block == 0 else block > 0
+        if type(block) is int and possible and re.fullmatch("[0-9a-f]{64}", hash_):
+            return {"block": block, "hash": hash_}
     except (ValueError, KeyError, TypeError):
         pass
     raise Failure(f"{file.name} is not a digest made by: agenthub ledger digest")

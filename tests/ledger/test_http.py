@@ -119,9 +119,8 @@ class TestMovingMoney:
         document = move(operator, "topups", amount).get_json()
         assert document["postings"][0]["amount_usd"] == amount
         assert balance(acme) == amount
-        assert acme.get(f"{LEDGER}/accounts/{MINE}/statement").get_json()["entries"][0][
-            "amount_usd"
-        ] == (amount)
+        statement = acme.get(f"{LEDGER}/accounts/{MINE}/statement").get_json()
+        assert statement["entries"][0]["amount_usd"] == amount
         assert move(operator, "payouts", amount).status_code == 200
         assert balance(acme) == 0
 
@@ -262,7 +261,7 @@ class TestStatement:
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
     def test_pages_neither_repeat_nor_leave_out(self, acme: Api, book: Book, limit: int) -> None:
         book.top_up("mailer", 9_000_000)
-        # Legs of one transaction on two pages, and of accounts that are not this one between them.
+        # Legs of one transaction on two pages, and between them one of another account.
         book.post(
             (MINE, THEIRS, 1), (THEIRS, "sys:fees", 1), (MINE, "sys:fees", 2), (MINE, THEIRS, 3)
         )
@@ -318,8 +317,8 @@ class TestBadInput:
         [
             ("0", 422), ("-0.0", 422), ("-1", 422), ("0.0000001", 422), ("1.0000001", 422),
             ("1e308", 422), ("1000000000.000001", 422), ("1e10", 422), ("9007199254740991", 422),
-            ("1e400", 422), ("9007199254740993", 422), ("1" + "0" * 400, 422), ("NaN", 400),
-            ("Infinity", 400), ("-Infinity", 400), ('"5"', 422), ("true", 422), ("null", 422),
+            ("1e400", 422), ("9007199254740993", 422), ("1" + "0" * 400, 422), ("NaN", 422),
+            ("Infinity", 422), ("-Infinity", 422), ('"5"', 422), ("true", 422), ("null", 422),
             ("[5]", 422), ("{}", 422), ("", 400), ("0x5", 400), ("5,0", 400),
         ],
     )  # fmt: skip
@@ -330,7 +329,6 @@ class TestBadInput:
         before = book.contents()
         body = f'{{"agent_id": "@acme:mailer", "amount_usd": {amount}}}'.encode()
         response = operator.request("POST", f"{LEDGER}/{way}", data=body)
-        assert response.status_code in (400, 422), response.text
         assert response.status_code == status, response.text
         assert book.contents() == before
 

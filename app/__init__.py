@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.http.hooks import register_hooks
     from app.http.openapi import make_api, register_documents
     from app.http.problems import register_error_handlers
+    from app.ledger.blueprint import blueprint as ledger
     from app.registry.blueprint import blueprint as registry
 
     settings = settings or Settings.from_env()
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_hooks(app)
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (registry, health):
+    for blueprint in (registry, ledger, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
     return app

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import wraps
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
@@ -22,21 +19,23 @@ from app.access.pepper import load_pepper
 from app.config import PREFIX, Settings, SettingsError
 from app.db import Database
 from app.errors import DomainError
+from app.ledger.commands import ledger
 from app.ops import demo as demonstration
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
 from app.ops.server import AddressUnavailable, require_address
 from app.ops.server import serve as run_server
+from app.ops.terminal import (
+    Failure,
+    console,
+    json_option,
+    new_table,
+    open_database,
+    print_json,
+    require_database_file,
+    show_time,
+)
 from app.ops.tracks import OutdatedSchema
-
-# Wide where nobody looks, so that scripts and logs get whole lines.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
-
-
-class Failure(click.ClickException):
-    """An error with one clear line and exit code 2."""
-
-    exit_code = 2
 
 
 class Commands(click.Group):
@@ -63,49 +62,6 @@ def main() -> None:
 
     Settings are read from AGENTHUB_* variables; `agenthub doctor` shows them.
     """
-
-
-def print_json(document: Any) -> None:
-    """Print a document for a script: one JSON value, times in RFC 3339."""
-    click.echo(json.dumps(document, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return clock.isoformat(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def _table(*columns: str) -> Table:
-    """Return a plain table whose first column is never cut: it is what people copy."""
-    table = Table(box=None)
-    for place, column in enumerate(columns):
-        table.add_column(column, no_wrap=place == 0, overflow="fold")
-    return table
-
-
-def _when(moment: Any) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "-"
-
-
-@contextmanager
-def open_database() -> Iterator[tuple[Settings, Database]]:
-    """Give the settings and the migrated database. Raises ``OutdatedSchema``."""
-    settings = Settings.from_env()
-    _require_database_file(settings)
-    database = Database(settings)
-    try:
-        with database.read() as connection:
-            migration.require_current(connection)
-        yield settings, database
-    finally:
-        database.dispose()
-
-
-def _require_database_file(settings: Settings) -> None:
-    """Refuse to create an empty SQLite file by only looking at it."""
-    if settings.is_sqlite and not os.path.exists(settings.url.database or ""):
-        raise Failure(f"there is no database at {settings.url.database}; run: agenthub up")
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -166,9 +122,6 @@ def keys() -> None:
     """API keys: create, list, revoke, rotate."""
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
-
-
 def _show_key(key: access.NewKey, as_json: bool) -> None:
     if as_json:
         print_json(
@@ -208,10 +161,10 @@ def list_keys(as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("id", "owner", "role", "created", "last used", "expires", "revoked")
+    table = new_table("id", "owner", "role", "created", "last used", "expires", "revoked")
     for row in rows:
         times = (
-            _when(row[f"{name}_at"]) for name in ("created", "last_used", "expires", "revoked")
+            show_time(row[f"{name}_at"]) for name in ("created", "last_used", "expires", "revoked")
         )
         table.add_row(str(row["id"]), str(row["owner"]), str(row["role"]), *times)
     console.print(table)
@@ -253,7 +206,7 @@ def tracks(as_json: bool) -> None:
     not know.
     """
     settings = Settings.from_env()
-    _require_database_file(settings)
+    require_database_file(settings)
     database = Database(settings)
     with database.read() as connection:
         found = migration.read_tracks(connection)
@@ -268,17 +221,17 @@ def tracks(as_json: bool) -> None:
 
 
 def _print_tracks(found: Sequence[migration.Track], journal: Sequence[dict[str, Any]]) -> None:
-    table = _table("track", "state", "revision", "head", "what to do")
+    table = new_table("track", "state", "revision", "head", "what to do")
     for track in found:
         table.add_row(
             track.scope, track.state, track.revision or "-", track.head or "-", track.remedy or "-"
         )
     console.print(table)
     console.print()
-    history = _table("applied (UTC)", "track", "direction", "revision")
+    history = new_table("applied (UTC)", "track", "direction", "revision")
     for step in journal:
         history.add_row(
-            _when(step["applied_at"]), step["scope"], step["direction"], step["revision"]
+            show_time(step["applied_at"]), step["scope"], step["direction"], step["revision"]
         )
     console.print(history)
 
@@ -297,13 +250,13 @@ def doctor(as_json: bool) -> None:
             }
         )
     else:
-        table = _table("", "subject", "finding", "what to do")
+        table = new_table("", "subject", "finding", "what to do")
         for finding in findings:
             mark = "ok" if finding.ok else "!!"
             table.add_row(mark, finding.subject, finding.detail, finding.remedy or "")
         console.print(table)
         console.print()
-        values = _table("setting", "value", "meaning")
+        values = new_table("setting", "value", "meaning")
         for row in settings.describe():
             values.add_row(*row)
         console.print(values)
@@ -341,6 +294,8 @@ def demo(url: str, api_key: str | None) -> None:
     except demonstration.DemoFailed as error:
         raise Failure(str(error)) from None
 
+
+main.add_command(ledger)
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,8 @@ from typing import Any
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.money import MAX_USD, to_micros, to_usd
+
 PREFIX = "AGENTHUB_"
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -50,6 +52,16 @@ def _database_url(text: str) -> URL:
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url
     raise ValueError("expected postgresql://... or sqlite:///FILE")
+
+
+def _usd(text: str) -> int:
+    try:
+        micros = to_micros(float(text))
+    except ValueError:
+        micros = -1
+    if micros < 0:
+        raise ValueError(f"expected an amount from 0 to {MAX_USD} USD with at most 6 decimals")
+    return micros
 
 
 def _secret(text: str) -> str:
@@ -106,6 +118,9 @@ class Settings:
     statement_timeout_ms: int = _setting(
         30_000, _integer(100, 3_600_000), "how long one SQL statement may run (PostgreSQL)"
     )
+    opening_credit_usd: int = _setting(
+        0, _usd, "what a new agent's account begins with; held in micro-USD"
+    )
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "least severe log line that is written")
     log_format: str = _setting("json", _choice(*LOG_FORMATS), "form of the log lines")
 
@@ -160,6 +175,8 @@ class Settings:
             value = getattr(self, setting.name)
             if setting.name == "database_url":
                 value = self.url.render_as_string(hide_password=True)
+            elif setting.metadata["parse"] is _usd:
+                value = to_usd(value)
             elif setting.metadata["secret"]:
                 value = "set" if value else "not set"
             rows.append((PREFIX + setting.name.upper(), str(value), setting.metadata["meaning"]))

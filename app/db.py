@@ -109,6 +109,20 @@ class Database:
         with self.reader.connect() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Give a read-only connection whose statements all see one instant; it locks nothing."""
+        with self.reader.connect() as connection:
+            if self.settings.is_sqlite:
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.exec_driver_sql("ROLLBACK")
+            else:
+                with connection.execution_options(isolation_level="REPEATABLE READ").begin():
+                    yield connection
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.writer.dispose()
@@ -201,14 +215,19 @@ def begin_immediate(connection: Connection, timeout_ms: int) -> None:
         time.sleep(random.uniform(0.0003, 0.0015))  # noqa: S311 (not a secret)
 
 
-def insert_if_absent(session: Session, entity: type[Base], **values: Any) -> bool:
-    """Insert one row unless a unique constraint is taken, and tell whether it was inserted.
+def insert_if_absent(
+    session: Session, entity: type[Base], returning: Any = None, **values: Any
+) -> Any:
+    """Insert one row unless a unique constraint is taken.
 
-    Waits for a rival transaction that inserts the same key, and then sees what it committed.
+    Returns the inserted row's ``returning`` column, or 1 if none is asked for; None when nothing
+    was inserted. Waits for a rival transaction that inserts the same key, and then sees what it
+    committed.
     """
     insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     statement = insert(entity).values(**values).on_conflict_do_nothing()
-    return session.execute(statement.returning(literal_column("1"))).first() is not None
+    column = literal_column("1") if returning is None else returning
+    return session.scalar(statement.returning(column))
 
 
 def is_lock_timeout(error: BaseException) -> bool:

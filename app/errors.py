@@ -44,6 +44,12 @@ class Conflict(DomainError):
     settled = True
 
 
+class Refused(DomainError):
+    """The request ran and was refused for what it costs: funds or budget do not allow it."""
+
+    settled = True
+
+
 class KeyConflict(DomainError):
     """The idempotency key belongs to another request, or to one whose answer cannot be given.
 

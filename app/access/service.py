@@ -79,7 +79,8 @@ def create_key(
 
 
 def _insert_owner(session: Session, name: str) -> bool:
-    return insert_if_absent(session, Owner, id=ids.new_id(), name=name, created_at=clock.now())
+    inserted = insert_if_absent(session, Owner, id=ids.new_id(), name=name, created_at=clock.now())
+    return inserted is not None
 
 
 def _add_key(

@@ -21,7 +21,7 @@ from webargs.flaskparser import FlaskParser
 
 from app.http.auth import require_role
 from app.http.context import services
-from app.http.errors import ValidationFailed
+from app.http.errors import PathNotFound, ValidationFailed
 from app.http.json_body import MAX_REPORTED, read_json_body
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
@@ -78,8 +78,20 @@ PATH_PARAMETERS = {
         _path_parameter("version", "^[0-9A-Za-z.+-]{1,128}$", "1.0.0"),
         _path_parameter("base_version", "^[0-9A-Za-z.+-]{1,128}$", "1.0.0"),
         _path_parameter("target_version", "^[0-9A-Za-z.+-]{1,128}$", "1.1.0"),
+        _path_parameter(
+            "account_id",
+            "^(agent:@|escrow:|sys:)[a-z0-9:._-]{1,200}$",
+            "agent:@acme:invoice-summarizer",
+        ),
+        _path_parameter(
+            "transaction_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"
+        ),
         _path_parameter("namespace", "^@?[a-z0-9][a-z0-9_-]{1,62}$", "@acme"),
     )
+}
+
+PATH_PATTERNS = {
+    name: re.compile(parameter["schema"]["pattern"]) for name, parameter in PATH_PARAMETERS.items()
 }
 
 
@@ -191,6 +203,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         def decorate(view: View) -> View:
             @wraps(view)
             def endpoint(*arguments: Any, **path: str) -> Response:
+                _check_path(path)
                 with services().database.read() as connection:
                     response: Response = view(connection, *arguments, **path)
                 return response
@@ -228,6 +241,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         def decorate(view: View) -> View:
             @wraps(view)
             def endpoint(principal: Any, *arguments: Any, **path: str) -> Response:
+                _check_path(path)
                 canonical = body.dump(arguments[0]) if body is not None else None
                 identity = identify(principal, path, canonical)
                 return run_write(
@@ -271,6 +285,16 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         names = re.findall(r"<([a-z_]+)>", rule)
         parameters = [PATH_PARAMETERS[name] for name in names]
         self.route(rule, methods=[method], parameters=parameters)(handler)
+
+
+def _check_path(path: dict[str, str]) -> None:
+    """Raise ``PathNotFound`` for a path parameter that is not of its documented form.
+
+    Nothing can have such a name, and not every database driver could even look for it.
+    """
+    for name, value in path.items():
+        if not PATH_PATTERNS[name].fullmatch(value) or value.endswith("\n"):
+            raise PathNotFound(f"nothing has the {name.replace('_', ' ')} {value!r}")
 
 
 def _authenticated(handler: View, role: str, *, needs_key: bool = False) -> View:

@@ -1,6 +1,6 @@
 """What the edge itself refuses before any domain is asked."""
 
-from app.errors import Invalid, MalformedRequest
+from app.errors import Invalid, MalformedRequest, NotFound
 
 
 class MalformedJson(MalformedRequest):
@@ -17,3 +17,9 @@ class ValidationFailed(Invalid):
     """
 
     code = "validation_failed"
+
+
+class PathNotFound(NotFound):
+    """A name in the path does not have the form that such names have, so nothing has it."""
+
+    code = "path_not_found"

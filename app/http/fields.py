@@ -7,6 +7,8 @@ from typing import Any
 
 import marshmallow as ma
 
+from app.money import MAX_USD, to_micros, to_usd
+
 
 class JsonDocument(ma.fields.Raw):
     """Any JSON value, described in the OpenAPI document by a JSON Schema."""
@@ -36,3 +38,33 @@ class JsonNumber(ma.fields.Float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ma.ValidationError("expected a number")
         return float(value)
+
+
+class Usd(ma.fields.Field[int]):
+    """An amount: a JSON number of USD with at most six decimals outside, micro-USD inside.
+
+    ``minimum_micros`` is the least amount allowed.
+    """
+
+    def __init__(self, *, minimum_micros: int = 1, **arguments: Any) -> None:
+        metadata = {"type": "number", "minimum": to_usd(minimum_micros), "maximum": MAX_USD}
+        super().__init__(metadata={**metadata, **arguments.pop("metadata", {})}, **arguments)
+        self.minimum_micros = minimum_micros
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ma.ValidationError("expected a number")
+        try:
+            micros = to_micros(value)
+        except ValueError as error:
+            raise ma.ValidationError(str(error)) from None
+        if micros < self.minimum_micros:
+            raise ma.ValidationError(f"expected at least {to_usd(self.minimum_micros):f}")
+        return micros
+
+    def _serialize(
+        self, value: int | None, attr: str | None, obj: Any, **kwargs: Any
+    ) -> int | float | None:
+        return None if value is None else to_usd(value)

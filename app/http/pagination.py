@@ -7,9 +7,24 @@ import binascii
 import re
 from urllib.parse import urlencode
 
+import marshmallow as ma
 from flask import request
 
 from app.http.errors import ValidationFailed
+from app.http.schemas import Schema
+
+
+class PageQuery(Schema):
+    """A page of a list."""
+
+    limit = ma.fields.Integer(load_default=100, validate=ma.validate.Range(min=1, max=100))
+    cursor = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.Length(min=1, max=512),
+        metadata={"description": "`next_cursor` of the page before"},
+    )
+
+    example = {"limit": 100}
 
 
 def encode_cursor(position: str) -> str:

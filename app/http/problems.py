@@ -36,6 +36,7 @@ KINDS: dict[type[errors.DomainError], Kind] = {
     errors.Unauthenticated: Kind(HTTPStatus.UNAUTHORIZED, "Authentication is needed"),
     errors.Forbidden: Kind(HTTPStatus.FORBIDDEN, "Not allowed"),
     errors.NotFound: Kind(HTTPStatus.NOT_FOUND, "Not found"),
+    errors.Refused: Kind(HTTPStatus.BAD_REQUEST, "Refused by funds or budget"),
     errors.Conflict: Kind(HTTPStatus.CONFLICT, "Conflict with the present state"),
     errors.KeyConflict: Kind(HTTPStatus.CONFLICT, "Conflict with an earlier request"),
     errors.PreconditionFailed: Kind(HTTPStatus.PRECONDITION_FAILED, "Precondition failed"),

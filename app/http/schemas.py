@@ -63,3 +63,15 @@ class ProblemOut(Schema):
         "code": "version_exists",
         "request_id": "01981f0e-7b5a-7c3e-9d52-3f1f6f7f9a10",
     }
+
+
+class PaginationOut(Schema):
+    """Where a page stands. ``total`` and ``offset`` belong to mode ``offset``."""
+
+    mode = ma.fields.String(required=True, validate=ma.validate.OneOf(("offset", "cursor")))
+    offset = ma.fields.Integer()
+    limit = ma.fields.Integer(required=True)
+    total = ma.fields.Integer()
+    next_cursor = ma.fields.String(required=True, allow_none=True)
+
+    example = {"mode": "offset", "offset": 0, "limit": 20, "total": 1, "next_cursor": None}

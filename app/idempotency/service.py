@@ -125,7 +125,7 @@ def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool
     transaction.
     """
     created_at: datetime = clock.now()
-    return insert_if_absent(
+    inserted = insert_if_absent(
         session,
         IdempotencyKey,
         principal=request.principal,
@@ -136,6 +136,7 @@ def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool
         created_at=created_at,
         body_expires_at=created_at + retention,
     )
+    return inserted is not None
 
 
 def store_answer(session: Session, request: WriteRequest, answer: Answer) -> None:

@@ -11,13 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.access.service import KeyUsage
 from app.db import Database
 from app.idempotency.service import drop_expired_bodies
+from app.ledger.seals import seal_pending
 
 INTERVAL_SECONDS = 30.0
 log = structlog.get_logger("agenthub.maintenance")
 
 
 class Maintenance:
-    """A daemon thread that stores when keys were used and drops expired stored answers.
+    """A daemon thread: stores when keys were used, drops expired answers, seals the ledger.
 
     Any number of servers may do so at once; what one leaves undone the next round does.
     """
@@ -55,6 +56,8 @@ class Maintenance:
                     self._key_usage.flush(session)
             with self._database.transaction() as session:
                 dropped = drop_expired_bodies(session)
+            with self._database.transaction() as session:
+                seal_pending(session)
         except SQLAlchemyError as error:
             log.warning("maintenance.postponed", error=str(error.__cause__ or error))
             return

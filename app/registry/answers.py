@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import marshmallow as ma
 
-from app.http.schemas import Schema
+from app.http.schemas import PaginationOut, Schema
 from app.registry.examples import CHANGES, MANIFEST
 from app.registry.schemas import CaseCount, ManifestField
 
@@ -91,18 +91,6 @@ class AgentOut(Schema):
         "versions": ["1.0.0"],
         "forked_from": None,
     }
-
-
-class PaginationOut(Schema):
-    """Where a page stands. ``total`` and ``offset`` belong to mode ``offset``."""
-
-    mode = ma.fields.String(required=True, validate=ma.validate.OneOf(("offset", "cursor")))
-    offset = ma.fields.Integer()
-    limit = ma.fields.Integer(required=True)
-    total = ma.fields.Integer()
-    next_cursor = ma.fields.String(required=True, allow_none=True)
-
-    example = {"mode": "offset", "offset": 0, "limit": 20, "total": 1, "next_cursor": None}
 
 
 class AgentListOut(Schema):

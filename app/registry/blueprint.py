@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 from app import clock
 from app.access.service import Principal
 from app.http.blueprint import Blueprint
-from app.http.pagination import decode_cursor, encode_cursor, next_link
+from app.http.context import services
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import expected_revisions, json_response
+from app.ledger.service import open_agent_account
 from app.registry import answers, documents, queries, schemas, service
 from app.registry.errors import NamespaceNotFound
 from app.registry.names import normalize_namespace
@@ -28,7 +30,14 @@ def register_agent(session: Session, principal: Principal, body: dict[str, Any])
     agent_id = service.register_agent(
         session, principal.owner_id, body["namespace"], body["manifest"]
     )
+    _open_account(session, principal, agent_id)
     return _agent_response(session, agent_id)
+
+
+def _open_account(session: Session, principal: Principal, agent_id: str) -> None:
+    """Open a new agent's account in the transaction that makes the agent."""
+    credit = services().settings.opening_credit_usd
+    open_agent_account(session, agent_id, credit, principal.owner_id)
 
 
 @blueprint.read("/agents", query=schemas.AgentListQuery(), returns=answers.AgentListOut())
@@ -111,7 +120,7 @@ def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Re
 
 @blueprint.read(
     "/agents/<agent_id>/versions",
-    query=schemas.PageQuery(),
+    query=PageQuery(),
     returns=answers.VersionListOut(),
     problems=(404,),
 )
@@ -196,7 +205,7 @@ def record_evaluation(
 
 @blueprint.read(
     "/agents/<agent_id>/versions/<version>/evals",
-    query=schemas.PageQuery(),
+    query=PageQuery(),
     returns=answers.EvaluationListOut(),
     problems=(404,),
 )
@@ -233,6 +242,7 @@ def fork_agent(
     forked_id = service.fork_agent(
         session, principal.owner_id, agent_id, body["namespace"], body["new_slug"]
     )
+    _open_account(session, principal, forked_id)
     forked = documents.agent_document(queries.find_agent(session, forked_id))
     return json_response(
         {"source_agent_id": agent_id, "forked_agent": forked}, location=f"/v1/agents/{forked_id}"
@@ -256,7 +266,7 @@ def list_capabilities(connection: Connection, agent_id: str) -> Response:
 
 @blueprint.read(
     "/namespaces/<namespace>",
-    query=schemas.PageQuery(),
+    query=PageQuery(),
     returns=answers.NamespaceOut(),
     problems=(404,),
 )

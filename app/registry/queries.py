@@ -32,6 +32,7 @@ from app.registry.models import (
     AgentCount,
     Evaluation,
     EvaluationSummary,
+    Namespace,
     Version,
 )
 from app.registry.names import MAX_VERSION_LENGTH, is_agent_id
@@ -84,6 +85,21 @@ def _with_latest(agent: type[Agent]) -> AnySelect:
 
 
 _find_agent = _with_latest(Agent).where(Agent.id == bindparam("agent_id"))
+
+
+_find_owner = (
+    select(Namespace.owner_id)
+    .join(Agent, Agent.namespace == Namespace.name)
+    .where(Agent.id == bindparam("agent_id"))
+)
+
+
+def find_owner(reader: Reader, agent_id: str) -> str:
+    """Return the id of the owner of an agent's namespace. Raises ``AgentNotFound``."""
+    found = is_agent_id(agent_id) and reader.execute(_find_owner, {"agent_id": agent_id}).scalar()
+    if not found:
+        raise AgentNotFound(f"no agent has the id {agent_id!r}")
+    return str(found)
 
 
 def find_agent(reader: Reader, agent_id: str) -> AnyRow:

@@ -141,19 +141,6 @@ class RecordEvaluation(Schema):
     }
 
 
-class PageQuery(Schema):
-    """A page of a list."""
-
-    limit = ma.fields.Integer(load_default=100, validate=ma.validate.Range(min=1, max=100))
-    cursor = ma.fields.String(
-        load_default=None,
-        validate=ma.validate.Length(min=1, max=512),
-        metadata={"description": "`next_cursor` of the page before"},
-    )
-
-    example = {"limit": 100}
-
-
 class AgentListQuery(Schema):
     """Which agents, and which page of them: by ``offset``, or stably by ``cursor``."""
 

@@ -31,6 +31,7 @@ def test_ready_names_every_track(anyone: Api) -> None:
         ("access", "current"),
         ("idempotency", "current"),
         ("registry", "current"),
+        ("ledger", "current"),
     }
 
 

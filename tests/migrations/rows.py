@@ -82,14 +82,72 @@ REGISTRY: dict[str, dict[str, Any]] = {
     },
 }
 
-# One row of every table, parents first. A scope that is missing here fails test_rows.py.
-ROWS = {"access": ACCESS, "idempotency": IDEMPOTENCY, "registry": REGISTRY}
+LEDGER: dict[str, Any] = {
+    # A posting needs two accounts.
+    "ledger_accounts": [
+        {
+            "id": "agent:@acme:mailer",
+            "kind": "agent",
+            "debits_micros": 0,
+            "credits_micros": 5,
+            "created_at": NOW,
+        },
+        {
+            "id": "sys:world",
+            "kind": "system",
+            "debits_micros": 0,
+            "credits_micros": 0,
+            "created_at": NOW,
+        },
+    ],
+    "ledger_transactions": {
+        "seq": 1,
+        "id": "00000000-0000-7000-8000-000000000003",
+        "kind": "topup",
+        "dedupe_key": f"topup:{OWNER}:first",
+        "actor": OWNER,
+        "meta": "{}",
+        "effective_at": NOW,
+        "created_at": NOW,
+    },
+    "ledger_postings": {
+        "seq": 1,
+        "leg": 1,
+        "debit_account": "sys:world",
+        "credit_account": "agent:@acme:mailer",
+        "amount_micros": 5,
+    },
+    "ledger_seals": {
+        "block": 1,
+        "first_seq": 1,
+        "last_seq": 1,
+        "leaves": b"0" * 32,
+        "root": "0" * 64,
+        "previous_hash": "0" * 64,
+        "hash": "0" * 64,
+        "sealed_at": NOW,
+    },
+}
+
+# Rows of every table, parents first. A table that is missing here fails test_rows.py.
+ROWS: dict[str, dict[str, Any]] = {
+    "access": ACCESS,
+    "idempotency": IDEMPOTENCY,
+    "registry": REGISTRY,
+    "ledger": LEDGER,
+}
+
+
+def rows_of(scope: str, table: str) -> list[dict[str, Any]]:
+    """Return the rows of a table."""
+    found = ROWS[scope][table]
+    return found if isinstance(found, list) else [found]
 
 
 def insert_rows(settings: Settings, *scopes: str) -> None:
-    """Insert a row into every table of the given scopes (default: all) at their newest revision."""
+    """Insert rows into every table of the given scopes (default: all) at their newest revision."""
     with connect(settings) as connection:
         for scope in scopes or SCOPES:
-            for name, values in ROWS[scope].items():
+            for name in ROWS[scope]:
                 table = sa.Table(name, sa.MetaData(), autoload_with=connection)
-                connection.execute(table.insert().values(values))
+                connection.execute(table.insert(), rows_of(scope, name))

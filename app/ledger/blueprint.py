@@ -1,0 +1,240 @@
+"""The ledger's endpoints. An owner sees the accounts of its agents, an admin sees all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Response, request
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from app import clock
+from app.access.service import Principal
+from app.http.blueprint import Blueprint
+from app.http.context import services
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.responses import json_response
+from app.ledger import answers, queries, schemas, seals, service
+from app.ledger.errors import AccountNotFound, TransactionNotFound
+from app.ledger.queries import Reader
+from app.ledger.reconciliation import reconcile
+from app.money import to_usd
+from app.registry.errors import AgentNotFound
+from app.registry.queries import find_owner
+
+blueprint = Blueprint(
+    "ledger", __name__, url_prefix="/v1/ledger", description="Balances, postings and their proofs."
+)
+
+
+def _may_see(reader: Reader, principal: Principal, account_id: str) -> bool:
+    if principal.has_role("admin"):
+        return True
+    if service.account_kind(account_id) != service.AGENT:
+        return False
+    try:
+        return find_owner(reader, account_id.partition(":")[2]) == principal.owner_id
+    except AgentNotFound:
+        return False
+
+
+def _require_sight(reader: Reader, principal: Principal, account_id: str) -> None:
+    """Raise ``AccountNotFound`` for an account the caller may not see: it is not told apart."""
+    if not _may_see(reader, principal, account_id):
+        raise AccountNotFound(f"no account of yours has the id {account_id!r}")
+
+
+@blueprint.read(
+    "/accounts/<account_id>", returns=answers.AccountOut(), problems=(404,), role="viewer"
+)
+def get_account(connection: Connection, principal: Principal, account_id: str) -> Response:
+    """Show an account's balance."""
+    _require_sight(connection, principal, account_id)
+    row = queries.find_account(connection, account_id)
+    return json_response(
+        {
+            "account_id": row.id,
+            "kind": row.kind,
+            "balance_usd": to_usd(row.credits_micros - row.debits_micros),
+            "debits_usd": to_usd(row.debits_micros),
+            "credits_usd": to_usd(row.credits_micros),
+            "opened_at": clock.isoformat(row.created_at),
+        }
+    )
+
+
+@blueprint.read(
+    "/accounts/<account_id>/statement",
+    query=PageQuery(),
+    returns=answers.StatementOut(),
+    problems=(404,),
+    role="viewer",
+)
+def get_statement(
+    connection: Connection, principal: Principal, query: dict[str, Any], account_id: str
+) -> Response:
+    """List an account's postings, newest first."""
+    _require_sight(connection, principal, account_id)
+    queries.find_account(connection, account_id)
+    limit, cursor = query["limit"], query["cursor"]
+    before = None
+    if cursor:
+        seq, leg = decode_cursor(cursor, "[0-9]{1,18}[.][0-9]{1,9}").split(".")
+        before = (int(seq), int(leg))
+    rows = queries.list_entries(connection, account_id, limit=limit + 1, before=before)
+    following = None
+    if len(rows) > limit:
+        following = encode_cursor(f"{rows[limit - 1].seq}.{rows[limit - 1].leg}")
+    return json_response(
+        {
+            "account_id": account_id,
+            "entries": [_entry(row, account_id) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )
+
+
+def _entry(row: Any, account_id: str) -> dict[str, Any]:
+    incoming = row.credit_account == account_id
+    return {
+        "transaction_id": row.transaction_id,
+        "seq": row.seq,
+        "leg": row.leg,
+        "kind": row.kind,
+        "amount_usd": to_usd(row.amount_micros if incoming else -row.amount_micros),
+        "counterparty": row.debit_account if incoming else row.credit_account,
+        "delegation_id": row.delegation_id,
+        "effective_at": clock.isoformat(row.effective_at),
+    }
+
+
+@blueprint.write(
+    "POST",
+    "/topups",
+    body=schemas.MoveMoney(),
+    returns=answers.TransactionOut(),
+    problems=(404,),
+    role="admin",
+)
+def top_up(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
+    """Bring money from outside into an agent's account."""
+    find_owner(session, body["agent_id"])
+    transaction_id = service.top_up(
+        session, body["agent_id"], body["amount_usd"], principal.owner_id, _request_key()
+    )
+    return _transaction_response(session, transaction_id)
+
+
+@blueprint.write(
+    "POST",
+    "/payouts",
+    body=schemas.MoveMoney(),
+    returns=answers.TransactionOut(),
+    problems=(404,),
+    role="admin",
+)
+def pay_out(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
+    """Take money out of an agent's account."""
+    find_owner(session, body["agent_id"])
+    transaction_id = service.pay_out(
+        session, body["agent_id"], body["amount_usd"], principal.owner_id, _request_key()
+    )
+    return _transaction_response(session, transaction_id)
+
+
+def _request_key() -> str:
+    return request.headers["Idempotency-Key"].strip()
+
+
+@blueprint.write(
+    "POST",
+    "/transactions/<transaction_id>/reversal",
+    body=schemas.ReverseTransaction(),
+    returns=answers.TransactionOut(),
+    problems=(404,),
+    role="admin",
+)
+def reverse(
+    session: Session, principal: Principal, body: dict[str, Any], transaction_id: str
+) -> Response:
+    """Post the opposite of a transaction; each can be reversed once."""
+    reversal_id = service.reverse(session, transaction_id, principal.owner_id, body["reason"])
+    return _transaction_response(session, reversal_id)
+
+
+@blueprint.read(
+    "/transactions/<transaction_id>",
+    returns=answers.TransactionOut(),
+    problems=(404,),
+    role="viewer",
+)
+def get_transaction(connection: Connection, principal: Principal, transaction_id: str) -> Response:
+    """Show a transaction with its postings."""
+    return json_response(_document(_visible(connection, principal, transaction_id)))
+
+
+@blueprint.read(
+    "/transactions/<transaction_id>/proof",
+    returns=answers.ProofOut(),
+    problems=(404, 409),
+    role="viewer",
+)
+def get_proof(connection: Connection, principal: Principal, transaction_id: str) -> Response:
+    """Prove that a transaction is in a sealed block."""
+    _visible(connection, principal, transaction_id)
+    return json_response(seals.prove(connection, transaction_id))
+
+
+def _visible(connection: Connection, principal: Principal, transaction_id: str) -> dict[str, Any]:
+    """Return a transaction that touches an account the caller may see."""
+    transaction = queries.find_transaction(connection, transaction_id)
+    accounts = {
+        posting[side]
+        for posting in transaction["postings"]
+        for side in ("debit_account", "credit_account")
+    }
+    if not any(_may_see(connection, principal, account) for account in accounts):
+        # Word for word what ``find_transaction`` says of an id that nothing has.
+        raise TransactionNotFound(f"no transaction has the id {transaction_id!r}")
+    return transaction
+
+
+def _transaction_response(session: Session, transaction_id: str) -> Response:
+    return json_response(
+        _document(queries.find_transaction(session, transaction_id)),
+        location=f"/v1/ledger/transactions/{transaction_id}",
+    )
+
+
+def _document(transaction: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **transaction,
+        "meta": orjson.Fragment(transaction["meta"]),
+        "effective_at": clock.isoformat(transaction["effective_at"]),
+        "created_at": clock.isoformat(transaction["created_at"]),
+        "postings": [
+            {
+                "leg": posting["leg"],
+                "debit_account": posting["debit_account"],
+                "credit_account": posting["credit_account"],
+                "amount_usd": to_usd(posting["amount_micros"]),
+            }
+            for posting in transaction["postings"]
+        ],
+    }
+
+
+@blueprint.read("/digest", returns=answers.DigestOut(), role="viewer")
+def get_digest(connection: Connection, _: Principal) -> Response:
+    """Show the newest sealed block, to be kept elsewhere."""
+    return json_response(seals.read_digest(connection))
+
+
+@blueprint.read("/reconciliation", returns=answers.ReconciliationOut(), role="admin")
+def get_reconciliation(_: Connection, __: Principal) -> Response:
+    """Check every rule that must hold of the ledger."""
+    with services().database.snapshot() as connection:
+        rules = [vars(rule) for rule in reconcile(connection)]
+    return json_response({"clean": not any(rule["findings"] for rule in rules), "rules": rules})

@@ -1,0 +1,34 @@
+"""What the ledger refuses."""
+
+from app.errors import Conflict, NotFound, Refused
+
+
+class InsufficientFunds(Refused):
+    """The account's balance does not cover the amount."""
+
+    code = "insufficient_funds"
+
+
+class TransactionExists(Conflict):
+    """This movement of money has happened already."""
+
+    code = "ledger_transaction_exists"
+
+
+class AccountNotFound(NotFound):
+    """No account has this id, or it is not yours to see."""
+
+    code = "ledger_account_not_found"
+
+
+class TransactionNotFound(NotFound):
+    """No transaction has this id, or it is not yours to see."""
+
+    code = "ledger_transaction_not_found"
+
+
+class NotSealed(Conflict):
+    """The transaction is not in a sealed block yet; blocks are sealed about twice a minute."""
+
+    code = "ledger_not_sealed"
+    settled = False

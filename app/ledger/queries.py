@@ -1,0 +1,153 @@
+"""Reading the ledger: accounts, statements, transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.orm import Session
+
+from app.ledger.errors import AccountNotFound, TransactionNotFound
+from app.ledger.models import Account, Posting, Transaction
+
+Reader = Connection | Session
+AnyRow = Row[*tuple[Any, ...]]
+
+
+def _sum_of(side: Any) -> Any:
+    """Sum the postings of an account on one side."""
+    return (
+        select(cast(func.coalesce(func.sum(Posting.amount_micros), 0), BigInteger))
+        .where(side == Account.id)
+        .correlate(Account)
+        .scalar_subquery()
+    )
+
+
+_find_account = select(
+    Account.id,
+    Account.kind,
+    Account.created_at,
+    case(
+        (Account.kind == "system", _sum_of(Posting.debit_account)), else_=Account.debits_micros
+    ).label("debits_micros"),
+    case(
+        (Account.kind == "system", _sum_of(Posting.credit_account)), else_=Account.credits_micros
+    ).label("credits_micros"),
+).where(Account.id == bindparam("account_id"))
+
+
+def find_account(reader: Reader, account_id: str) -> AnyRow:
+    """Return an account with the sums of its debits and credits. Raises ``AccountNotFound``.
+
+    A system account's sums are derived from its postings.
+    """
+    row = reader.execute(_find_account, {"account_id": account_id}).first()
+    if row is None:
+        raise AccountNotFound(f"no account has the id {account_id!r}")
+    return row
+
+
+_statement_columns = (
+    Posting.seq,
+    Posting.leg,
+    Posting.debit_account,
+    Posting.credit_account,
+    Posting.amount_micros,
+    Transaction.id.label("transaction_id"),
+    Transaction.kind,
+    Transaction.delegation_id,
+    Transaction.effective_at,
+)
+
+
+def list_entries(
+    reader: Reader, account_id: str, *, limit: int, before: tuple[int, int] | None
+) -> list[AnyRow]:
+    """Return up to ``limit`` postings of an account, newest first, before ``(seq, leg)``."""
+    statement = (
+        select(*_statement_columns)
+        .join(Transaction, Transaction.seq == Posting.seq)
+        .where(or_(Posting.debit_account == account_id, Posting.credit_account == account_id))
+        .order_by(Posting.seq.desc(), Posting.leg.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(tuple_(Posting.seq, Posting.leg) < before)
+    return list(reader.execute(statement))
+
+
+def find_transaction(reader: Reader, transaction_id: str) -> dict[str, Any]:
+    """Return a transaction with its postings, as ``read_transactions`` does.
+
+    Raises ``TransactionNotFound``.
+    """
+    seq = reader.execute(
+        select(Transaction.seq).where(Transaction.id == transaction_id)
+    ).scalar_one_or_none()
+    if seq is None:
+        raise TransactionNotFound(f"no transaction has the id {transaction_id!r}")
+    return next(read_transactions(reader, seq, seq))
+
+
+def read_transactions(reader: Reader, first_seq: int, last_seq: int) -> Iterator[dict[str, Any]]:
+    """Yield the transactions of a range in order, each as a dict with its list of postings."""
+    rows = reader.execute(
+        select(
+            Transaction.seq,
+            Transaction.id,
+            Transaction.kind,
+            Transaction.dedupe_key,
+            Transaction.delegation_id,
+            Transaction.actor,
+            Transaction.reverses_id,
+            Transaction.meta,
+            Transaction.effective_at,
+            Transaction.created_at,
+            Posting.leg,
+            Posting.debit_account,
+            Posting.credit_account,
+            Posting.amount_micros,
+        )
+        .outerjoin(Posting, and_(Posting.seq == Transaction.seq))
+        .where(Transaction.seq.between(first_seq, last_seq))
+        .order_by(Transaction.seq, Posting.leg)
+    )
+    current: dict[str, Any] | None = None
+    for row in rows.mappings():
+        if current is None or current["seq"] != row["seq"]:
+            if current is not None:
+                yield current
+            current = {name: row[name] for name in _TRANSACTION_MEMBERS} | {"postings": []}
+        if row["leg"] is not None:
+            current["postings"].append({name: row[name] for name in _POSTING_MEMBERS})
+    if current is not None:
+        yield current
+
+
+_TRANSACTION_MEMBERS = (
+    "seq",
+    "id",
+    "kind",
+    "dedupe_key",
+    "delegation_id",
+    "actor",
+    "reverses_id",
+    "meta",
+    "effective_at",
+    "created_at",
+)
+_POSTING_MEMBERS = ("leg", "debit_account", "credit_account", "amount_micros")

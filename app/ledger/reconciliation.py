@@ -1,0 +1,112 @@
+"""Reconciliation: what must be true of the ledger at every instant, each rule with its number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, cast, func, or_, select, union_all
+
+from app.ledger.models import Account, Posting, Transaction
+from app.ledger.queries import Reader
+from app.ledger.seals import verify
+
+MAX_FINDINGS = 20
+# Told by the id as postings do, so that a change of ``kind`` hides nothing.
+_GUARDED = Account.id.not_like("sys:%")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule and what was found to break it; at most ``MAX_FINDINGS`` findings."""
+
+    number: str
+    statement: str
+    findings: list[str]
+
+
+def _account_sums_are_postings(reader: Reader) -> Iterator[str]:
+    sides = union_all(
+        select(
+            Posting.debit_account.label("account"),
+            Posting.amount_micros.label("debit"),
+            cast(0, BigInteger).label("credit"),
+        ),
+        select(Posting.credit_account, cast(0, BigInteger), Posting.amount_micros),
+    ).subquery()
+    sums = (
+        select(
+            sides.c.account,
+            cast(func.sum(sides.c.debit), BigInteger).label("debits"),
+            cast(func.sum(sides.c.credit), BigInteger).label("credits"),
+        )
+        .group_by(sides.c.account)
+        .subquery()
+    )
+    rows = reader.execute(
+        select(Account.id)
+        .outerjoin(sums, sums.c.account == Account.id)
+        .where(
+            _GUARDED,
+            or_(
+                Account.debits_micros != func.coalesce(sums.c.debits, 0),
+                Account.credits_micros != func.coalesce(sums.c.credits, 0),
+            ),
+        )
+        .order_by(Account.id)
+        .limit(MAX_FINDINGS)
+    )
+    for (account,) in rows:
+        yield f"{account}: the account's sums are not those of its postings"
+
+
+def _no_overdraft(reader: Reader) -> Iterator[str]:
+    rows = reader.execute(
+        select(Account.id)
+        .where(_GUARDED, Account.debits_micros > Account.credits_micros)
+        .order_by(Account.id)
+        .limit(MAX_FINDINGS)
+    )
+    for (account,) in rows:
+        yield f"{account}: more was taken than came in"
+
+
+def _every_transaction_has_postings(reader: Reader) -> Iterator[str]:
+    rows = reader.execute(
+        select(Transaction.id)
+        .where(~select(Posting.seq).where(Posting.seq == Transaction.seq).exists())
+        .order_by(Transaction.seq)
+        .limit(MAX_FINDINGS)
+    )
+    for (transaction,) in rows:
+        yield f"{transaction}: the transaction moves nothing"
+
+
+def _seals_verify(reader: Reader) -> Iterator[str]:
+    for fault in verify(reader):
+        where = f"block {fault.block}" + (f", transaction {fault.seq}" if fault.seq else "")
+        yield f"{where}: {fault.detail}"
+
+
+RULES: tuple[tuple[str, str, Callable[[Reader], Iterator[str]]], ...] = (
+    ("R1", "the sums of every account are those of its postings", _account_sums_are_postings),
+    ("R2", "no account of an agent or an escrow is overdrawn", _no_overdraft),
+    (
+        "R9",
+        "every transaction moves one amount from one account to another",
+        _every_transaction_has_postings,
+    ),
+    ("R11", "the seals verify", _seals_verify),
+)
+
+
+def reconcile(reader: Reader) -> list[Rule]:
+    """Check every rule and return them with what breaks them.
+
+    Give it a session in one transaction, so that all rules see the same instant.
+    """
+    checked = []
+    for number, statement, check in RULES:
+        findings = [finding for finding, _ in zip(check(reader), range(MAX_FINDINGS), strict=False)]
+        checked.append(Rule(number, statement, findings))
+    return checked

@@ -1,0 +1,53 @@
+"""The service as its operator runs it: ``agenthub serve`` with its default settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from app.config import PREFIX, Settings
+from tests.benchmarks.load import Unusable
+from tests.postgres import free_port
+
+START_SECONDS = 60
+
+
+class Server:
+    """A running ``agenthub serve``: two worker processes of two threads each."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.log = folder / "server.log"
+        environ = {name: value for name, value in os.environ.items() if PREFIX not in name}
+        environ |= {
+            "AGENTHUB_DATABASE_URL": settings.url.render_as_string(hide_password=False),
+            "AGENTHUB_DATA_DIR": str(settings.data_dir),
+            "AGENTHUB_KEY_PEPPER": settings.key_pepper or "",
+            "AGENTHUB_PORT": self.url.rpartition(":")[2],
+        }
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve"], env=environ, stdout=log, stderr=log
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        raise Unusable(f"the server did not start: {self.log.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        """End the server."""
+        self.process.terminate()
+        self.process.wait(timeout=60)

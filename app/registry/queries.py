@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from app.db import HotRead
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
     Agent,
@@ -84,7 +85,7 @@ def _with_latest(agent: type[Agent]) -> AnySelect:
     )
 
 
-_find_agent = _with_latest(Agent).where(Agent.id == bindparam("agent_id"))
+_find_agent = HotRead(_with_latest(Agent).where(Agent.id == bindparam("agent_id")))
 
 
 _find_owner = (
@@ -102,16 +103,12 @@ def find_owner(reader: Reader, agent_id: str) -> str:
     return str(found)
 
 
-def find_agent(reader: Reader, agent_id: str) -> AnyRow:
+def find_agent(reader: Reader, agent_id: str) -> Any:
     """Return an agent with its latest version's manifest. Raises ``AgentNotFound``."""
-    row = (
-        reader.execute(_find_agent, {"agent_id": agent_id}).first()
-        if is_agent_id(agent_id)
-        else None
-    )
-    if row is None:
+    rows = _find_agent.all(reader, {"agent_id": agent_id}) if is_agent_id(agent_id) else ()
+    if not rows:
         raise AgentNotFound(f"no agent has the id {agent_id!r}")
-    return row
+    return rows[0]
 
 
 def _agent_page(*filters: str, keyset: bool) -> AnySelect:
@@ -219,7 +216,7 @@ def list_versions(reader: Reader, agent_id: str, *, limit: int, after: int) -> l
     raise AgentNotFound(f"no agent has the id {agent_id!r}")
 
 
-_find_versions = (
+_find_versions = HotRead(
     select(
         Version.version,
         Version.manifest,
@@ -242,12 +239,12 @@ _find_versions = (
 )
 
 
-def find_versions(reader: Reader, agent_id: str, *versions: str) -> list[AnyRow]:
+def find_versions(reader: Reader, agent_id: str, *versions: str) -> list[Any]:
     """Return one or two versions of an agent in the order named. Raises ``VersionNotFound``."""
-    found: dict[str, AnyRow] = {}
+    found: dict[str, Any] = {}
     if is_agent_id(agent_id) and all(_is_plausible(version) for version in versions):
         parameters = {"agent_id": agent_id, "first": versions[0], "last": versions[-1]}
-        found = {row.version: row for row in reader.execute(_find_versions, parameters)}
+        found = {row.version: row for row in _find_versions.all(reader, parameters)}
     for version in versions:
         if version not in found:
             raise VersionNotFound(f"no agent {agent_id!r} has a version {version!r}")

@@ -230,7 +230,7 @@ class HotRead:
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
         self.statement = statement
-        self._row: Any = namedtuple("Row", statement.selected_columns.keys())
+        self._row: Any = namedtuple("Row", statement.selected_columns.keys())  # type: ignore[misc]
         self._compiled: dict[str, SQLCompiler] = {}
 
     def all(self, reader: Connection | Session, parameters: dict[str, Any]) -> Sequence[Any]:
@@ -239,7 +239,7 @@ class HotRead:
             return reader.execute(self.statement, parameters).all()
         compiled = self._compiled.get(reader.dialect.name)
         if compiled is None:
-            compiled = self.statement.compile(dialect=reader.dialect)  # type: ignore[assignment]
+            compiled = self.statement.compile(dialect=reader.dialect)
             self._compiled[reader.dialect.name] = compiled
         given: Any = parameters
         if compiled.positiontup is not None:

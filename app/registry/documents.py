@@ -8,13 +8,17 @@ import orjson
 
 from app import clock
 from app.registry.diff import behavioral_diff
-from app.registry.trust import trust_from_evaluations
+from app.registry.trust import Evidence, evidence_of, rate
 
 PENDING = {"status": "pending"}
 
 
 def _summary(text: str | None) -> Any:
     return orjson.Fragment(text) if text else PENDING
+
+
+def _evidence(row: Any) -> Evidence:
+    return evidence_of(row, row.versions.count(",") + 1)
 
 
 def agent_document(row: Any) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def agent_document(row: Any) -> dict[str, Any]:
         "latest_version": row.latest_version,
         "manifest": orjson.Fragment(row.manifest),
         "eval_summary": _summary(row.summary),
-        "trust": trust_from_evaluations(row.eval_cases_passed, row.eval_cases_total),
+        "trust": rate(_evidence(row), clock.now()),
         "versions": [version for _, version in sorted((int(at), v) for at, v in placed)],
         "forked_from": lineage,
     }

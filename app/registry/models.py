@@ -150,3 +150,68 @@ class AgentCount(Base):
     bucket: Mapped[str] = mapped_column(bytewise(64), primary_key=True)
     status: Mapped[str] = mapped_column(String(16), primary_key=True)
     agents: Mapped[int] = mapped_column(BigInteger)
+
+
+class TrustEvidence(Base):
+    """What is counted of an agent's work, kept current by the writes that add to it.
+
+    An agent has no row until there is something to count. The evidence of evaluations is with the
+    agent itself, whose revision they change; nothing here does.
+    """
+
+    __tablename__ = "registry_trust_evidence"
+    __table_args__ = (
+        CheckConstraint(
+            "delegations_completed >= 0 AND delegations_failed >= 0",
+            name="delegations_not_negative",
+        ),
+        CheckConstraint(
+            "usage_succeeded >= 0 AND usage_failed >= 0 AND usage_reporters >= 0"
+            " AND usage_over_limit >= 0 AND usage_by_publisher >= 0",
+            name="usage_not_negative",
+        ),
+    )
+
+    agent_id: Mapped[str] = mapped_column(
+        bytewise(AGENT_ID_LENGTH), ForeignKey("registry_agents.id"), primary_key=True
+    )
+    delegations_completed: Mapped[int] = mapped_column(BigInteger)
+    delegations_failed: Mapped[int] = mapped_column(BigInteger)
+    usage_succeeded: Mapped[int] = mapped_column(BigInteger)
+    usage_failed: Mapped[int] = mapped_column(BigInteger)
+    usage_reporters: Mapped[int] = mapped_column(BigInteger)
+    usage_over_limit: Mapped[int] = mapped_column(BigInteger)
+    usage_by_publisher: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageReport(Base):
+    """What an owner reports of having used an agent. Rows never change.
+
+    ``succeeded_to_date`` and ``failed_to_date`` sum the owner's reports of the agent up to and
+    including this one; ``sequence`` numbers them.
+    """
+
+    __tablename__ = "registry_usage_reports"
+    __table_args__ = (
+        UniqueConstraint("agent_id", "reported_by", "sequence"),
+        CheckConstraint("outcome IN ('success', 'failure')", name="outcome_known"),
+        CheckConstraint("count >= 1 AND sequence >= 1", name="count_positive"),
+        CheckConstraint(
+            "succeeded_to_date >= 0 AND failed_to_date >= 0"
+            " AND succeeded_to_date + failed_to_date >= count",
+            name="sums",
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(
+        bytewise(AGENT_ID_LENGTH), ForeignKey("registry_agents.id")
+    )
+    reported_by: Mapped[str] = mapped_column(bytewise(36))
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    outcome: Mapped[str] = mapped_column(String(16))
+    count: Mapped[int] = mapped_column(BigInteger)
+    note: Mapped[str | None] = mapped_column(Text)
+    succeeded_to_date: Mapped[int] = mapped_column(BigInteger)
+    failed_to_date: Mapped[int] = mapped_column(BigInteger)
+    reported_at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -80,6 +80,28 @@ REGISTRY: dict[str, dict[str, Any]] = {
         "evaluations": 1,
         "summary": "{}",
     },
+    "registry_trust_evidence": {
+        "agent_id": "@acme:mailer",
+        "delegations_completed": 3,
+        "delegations_failed": 1,
+        "usage_succeeded": 2,
+        "usage_failed": 0,
+        "usage_reporters": 1,
+        "usage_over_limit": 0,
+        "usage_by_publisher": 0,
+    },
+    "registry_usage_reports": {
+        "id": "00000000-0000-7000-8000-000000000004",
+        "agent_id": "@acme:mailer",
+        "reported_by": OWNER,
+        "sequence": 1,
+        "outcome": "success",
+        "count": 2,
+        "note": "nightly run",
+        "succeeded_to_date": 2,
+        "failed_to_date": 0,
+        "reported_at": NOW,
+    },
 }
 
 LEDGER: dict[str, Any] = {

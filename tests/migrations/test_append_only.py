@@ -16,7 +16,7 @@ from tests.migrations.rows import insert_rows, rows_of
 from tests.migrations.schema import describe, triggers
 
 APPEND_ONLY = {
-    "registry": ("registry_evaluations", "registry_versions"),
+    "registry": ("registry_evaluations", "registry_usage_reports", "registry_versions"),
     "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals"),
 }
 TABLES = [(scope, table) for scope, tables in APPEND_ONLY.items() for table in tables]

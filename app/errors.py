@@ -10,11 +10,13 @@ class DomainError(Exception):
 
     ``code`` is the stable word clients act on. ``settled`` says whether the refusal is an outcome
     of running the request: such an answer is stored under the request's idempotency key and
-    replayed, while any other refusal leaves the key unused.
+    replayed, while any other refusal leaves the key unused. ``keeps_effect`` marks a refusal that
+    comes with a change of its own, which must not be undone: the clock has moved the state on.
     """
 
     code: ClassVar[str]
     settled: ClassVar[bool] = False
+    keeps_effect: ClassVar[bool] = False
 
     def __init__(self, detail: str, **members: Any) -> None:
         super().__init__(detail)

@@ -49,6 +49,18 @@ def run_write(identity: WriteRequest, effect: Effect) -> Response:
         stored = idempotency.find_answer(connection, identity)
     if stored is not None:
         return _replay(stored)
+    try:
+        return _in_transaction(identity, effect)
+    except DomainError as error:
+        if not error.settled:
+            raise
+        refusal = domain_problem(error)
+    # The effect is undone. That it was refused is stored in a transaction of its own; a rival with
+    # the same key that came between had its effect, and then its answer is the one that counts.
+    return _in_transaction(identity, lambda _: refusal)
+
+
+def _in_transaction(identity: WriteRequest, effect: Effect) -> Response:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _attempt(identity, effect)
@@ -67,10 +79,9 @@ def _attempt(identity: WriteRequest, effect: Effect) -> Response:
                 raise KeyInUse("a request with this Idempotency-Key is under way")
             return _replay(stored)
         try:
-            with session.begin_nested():
-                response = effect(session)
+            response = effect(session)
         except DomainError as error:
-            if not error.settled:
+            if not error.keeps_effect:
                 raise
             response = domain_problem(error)
         idempotency.store_answer(session, identity, _answer(response))

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import marshmallow as ma
 
 from app.money import MAX_USD, to_micros, to_usd
+
+
+class FullMatch(ma.validate.Regexp):
+    """A pattern that the whole text must match; ``$`` alone would allow a final newline."""
+
+    def __init__(self, pattern: str, expected: str) -> None:
+        super().__init__(f"^{pattern}$", error=f"expected {expected}")
+
+    def __call__(self, value: Any) -> Any:
+        if not self.regex.fullmatch(value) or value.endswith("\n"):
+            raise ma.ValidationError(self.error)
+        return value
 
 
 class JsonDocument(ma.fields.Raw):
@@ -16,6 +29,17 @@ class JsonDocument(ma.fields.Raw):
     def __init__(self, json_schema: dict[str, Any], **arguments: Any) -> None:
         super().__init__(**arguments)
         self.json_schema = json_schema
+
+
+class JsonBoolean(ma.fields.Boolean):
+    """A JSON boolean: neither a number nor a text that could stand for one."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> bool:
+        if not isinstance(value, bool):
+            raise ma.ValidationError("expected true or false")
+        return value
 
 
 class JsonInteger(ma.fields.Integer):
@@ -68,3 +92,23 @@ class Usd(ma.fields.Field[int]):
         self, value: int | None, attr: str | None, obj: Any, **kwargs: Any
     ) -> int | float | None:
         return None if value is None else to_usd(value)
+
+
+class UnitPrice(ma.fields.Field[Decimal]):
+    """A price: a JSON number of USD a unit with at most 12 decimals, kept exactly."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(metadata={"type": "number", "minimum": 0, "maximum": MAX_USD}, **arguments)
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Decimal:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ma.ValidationError("expected a number")
+        price = Decimal(repr(value))
+        if not 0 <= price <= MAX_USD or price != round(price, 12):
+            raise ma.ValidationError(f"expected 0 to {MAX_USD} with at most 12 decimals")
+        return price
+
+    def _serialize(self, value: Decimal | None, attr: str | None, obj: Any, **_: Any) -> Any:
+        return None if value is None else float(value)

@@ -9,25 +9,13 @@ from typing import Any
 import marshmallow as ma
 
 from app import clock
-from app.http.fields import JsonDocument, JsonInteger, JsonNumber
+from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber
 from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
 from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG
 
 MAX_AMOUNT = 1_000_000_000
-
-
-class FullMatch(ma.validate.Regexp):
-    """A pattern that the whole text must match; ``$`` alone would allow a final newline."""
-
-    def __init__(self, pattern: str, expected: str) -> None:
-        super().__init__(f"^{pattern}$", error=f"expected {expected}")
-
-    def __call__(self, value: Any) -> Any:
-        if not self.regex.fullmatch(value) or value.endswith("\n"):
-            raise ma.ValidationError(self.error)
-        return value
 
 
 def _namespace(**arguments: Any) -> ma.fields.String:

@@ -1,4 +1,4 @@
-"""Moving money: open accounts, post transactions, reverse them.
+"""Moving money: open accounts, book transactions, reverse them.
 
 Every function runs in the caller's transaction and never commits. Amounts are micro-USD.
 """
@@ -6,18 +6,20 @@ Every function runs in the caller's transaction and never commits. Amounts are m
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.db import insert_if_absent
-from app.ledger.errors import InsufficientFunds, TransactionExists, TransactionNotFound
-from app.ledger.models import Account, Posting, Transaction
+from app.ledger import booking
+from app.ledger.models import Account
+from app.ledger.queries import find_transaction
 
 AGENT, ESCROW, SYSTEM = "agent", "escrow", "system"
 WORLD = "sys:world"
@@ -33,9 +35,26 @@ class Leg:
     amount_micros: int
 
 
+@dataclass(frozen=True)
+class Movement:
+    """One transaction to book."""
+
+    kind: str
+    dedupe_key: str
+    legs: Sequence[Leg]
+    delegation_id: str | None = None
+    reverses_id: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
 def agent_account(agent_id: str) -> str:
     """Return the id of an agent's account."""
     return f"agent:{agent_id}"
+
+
+def escrow_account(delegation_id: str) -> str:
+    """Return the id of the account that holds a delegation's money."""
+    return f"escrow:{delegation_id}"
 
 
 def account_kind(account_id: str) -> str:
@@ -57,84 +76,87 @@ def open_account(session: Session, account_id: str) -> None:
     )
 
 
-def post(
-    session: Session,
-    *,
-    kind: str,
-    dedupe_key: str,
-    legs: Sequence[Leg],
-    actor: str,
-    delegation_id: str | None = None,
-    reverses_id: str | None = None,
-    meta: Mapping[str, Any] | None = None,
-) -> str:
-    """Post one transaction and return its id.
+def book(session: Session, movements: Sequence[Movement], actor: str) -> list[str]:
+    """Book several transactions, in order, and return their ids; all or none.
 
-    ``dedupe_key`` names the movement for ever: posting it again raises ``TransactionExists``.
-    Raises ``InsufficientFunds`` when an agent's or escrow's account would be overdrawn; the guard
-    is one conditional UPDATE for each account, so no isolation level is trusted. Every transaction
-    locks accounts in the order of their ids.
+    The dedupe key of a movement names it for ever: booking it again raises ``TransactionExists``.
+    Raises ``InsufficientFunds`` when an agent's or escrow's account would end overdrawn; what
+    movements take and give within one call is weighed together. Accounts are opened as needed.
+    After either refusal the caller has to roll back, as every write does.
     """
+    if not movements:
+        return []
     now = clock.now()
-    transaction_id = ids.new_id()
-    seq = insert_if_absent(
-        session,
-        Transaction,
-        returning=Transaction.seq,
-        id=transaction_id,
-        kind=kind,
-        dedupe_key=dedupe_key,
-        delegation_id=delegation_id,
-        actor=actor,
-        reverses_id=reverses_id,
-        meta=orjson.dumps(dict(meta or {}), option=orjson.OPT_SORT_KEYS).decode(),
-        effective_at=now,
-        created_at=now,
-    )
-    if seq is None:
-        raise TransactionExists(f"the movement {dedupe_key!r} has happened already")
-    for account_id in sorted({name for leg in legs for name in (leg.debit, leg.credit)}):
-        open_account(session, account_id)
-    _change_balances(session, legs)
-    session.add_all(
-        Posting(
-            seq=seq,
-            leg=number,
-            debit_account=leg.debit,
-            credit_account=leg.credit,
-            amount_micros=leg.amount_micros,
-        )
-        for number, leg in enumerate(legs, start=1)
-    )
-    session.flush()
-    return transaction_id
+    transaction_ids = [ids.new_id() for _ in movements]
+    transactions = [
+        {
+            "id": transaction_id,
+            "kind": movement.kind,
+            "dedupe_key": movement.dedupe_key,
+            "delegation_id": movement.delegation_id,
+            "actor": actor,
+            "reverses_id": movement.reverses_id,
+            "meta": orjson.dumps(dict(movement.meta), option=orjson.OPT_SORT_KEYS).decode(),
+            "effective_at": now,
+            "created_at": now,
+        }
+        for transaction_id, movement in zip(transaction_ids, movements, strict=True)
+    ]
+    postings = [
+        {
+            "transaction_id": transaction_id,
+            "leg": number,
+            "debit_account": leg.debit,
+            "credit_account": leg.credit,
+            "amount_micros": leg.amount_micros,
+        }
+        for transaction_id, movement in zip(transaction_ids, movements, strict=True)
+        for number, leg in enumerate(movement.legs, start=1)
+    ]
+    accounts = _net_changes([leg for movement in movements for leg in movement.legs], now)
+    booking.write(session.connection(), booking.Booking(accounts, transactions, postings))
+    return transaction_ids
 
 
-def _change_balances(session: Session, legs: Sequence[Leg]) -> None:
+def _net_changes(legs: Sequence[Leg], now: datetime) -> list[dict[str, Any]]:
+    """Return what legs add to each account's sums, by id; a system account's are not kept."""
     debits: defaultdict[str, int] = defaultdict(int)
     credits_: defaultdict[str, int] = defaultdict(int)
     for leg in legs:
         debits[leg.debit] += leg.amount_micros
         credits_[leg.credit] += leg.amount_micros
+    changes = []
     for account_id in sorted(debits.keys() | credits_.keys()):
-        if account_kind(account_id) == SYSTEM:
-            continue
-        changed = session.scalar(
-            update(Account)
-            .where(
-                Account.id == account_id,
-                Account.credits_micros + credits_[account_id]
-                >= Account.debits_micros + debits[account_id],
-            )
-            .values(
-                debits_micros=Account.debits_micros + debits[account_id],
-                credits_micros=Account.credits_micros + credits_[account_id],
-            )
-            .returning(Account.id)
-            .execution_options(synchronize_session=False)
+        kind = account_kind(account_id)
+        changes.append(
+            {
+                "id": account_id,
+                "kind": kind,
+                "debits_micros": 0 if kind == SYSTEM else debits[account_id],
+                "credits_micros": 0 if kind == SYSTEM else credits_[account_id],
+                "created_at": now,
+            }
         )
-        if changed is None:
-            raise InsufficientFunds(f"the balance of {account_id} does not cover the amount")
+    return changes
+
+
+_lock_balances = (
+    select(Account.id, Account.credits_micros - Account.debits_micros)
+    .where(Account.id.in_(bindparam("account_ids", expanding=True)))
+    .order_by(Account.id)
+    .with_for_update(key_share=True)
+)
+
+
+def lock_balances(session: Session, agent_ids: Collection[str]) -> dict[str, int]:
+    """Lock the accounts of agents, in the order of their ids, and return their balances.
+
+    An agent without an account has 0. Until the transaction ends nobody else changes them.
+    """
+    accounts = {agent_account(agent_id): agent_id for agent_id in agent_ids}
+    rows = session.connection().execute(_lock_balances, {"account_ids": list(accounts)})
+    found = {accounts[account_id]: int(balance) for account_id, balance in rows}
+    return {agent_id: found.get(agent_id, 0) for agent_id in agent_ids}
 
 
 def open_agent_account(
@@ -145,26 +167,19 @@ def open_agent_account(
     if opening_credit_micros == 0:
         open_account(session, account)
         return
-    post(
-        session,
-        kind="opening",
-        dedupe_key=f"opening:{agent_id}",
-        legs=[Leg(WORLD, account, opening_credit_micros)],
-        actor=actor,
+    opening = Movement(
+        "opening", f"opening:{agent_id}", [Leg(WORLD, account, opening_credit_micros)]
     )
+    book(session, [opening], actor)
 
 
 def top_up(
     session: Session, agent_id: str, amount_micros: int, actor: str, request_key: str
 ) -> str:
     """Bring money from outside into an agent's account and return the transaction's id."""
-    return post(
-        session,
-        kind="topup",
-        dedupe_key=f"topup:{actor}:{request_key}",
-        legs=[Leg(WORLD, agent_account(agent_id), amount_micros)],
-        actor=actor,
-    )
+    legs = [Leg(WORLD, agent_account(agent_id), amount_micros)]
+    movement = Movement("topup", f"topup:{actor}:{request_key}", legs)
+    return book(session, [movement], actor)[0]
 
 
 def pay_out(
@@ -174,31 +189,26 @@ def pay_out(
 
     Raises ``InsufficientFunds``.
     """
-    return post(
-        session,
-        kind="payout",
-        dedupe_key=f"payout:{actor}:{request_key}",
-        legs=[Leg(agent_account(agent_id), WORLD, amount_micros)],
-        actor=actor,
-    )
+    legs = [Leg(agent_account(agent_id), WORLD, amount_micros)]
+    movement = Movement("payout", f"payout:{actor}:{request_key}", legs)
+    return book(session, [movement], actor)[0]
 
 
 def reverse(session: Session, transaction_id: str, actor: str, reason: str) -> str:
-    """Post the opposite of a transaction and return the new one's id; each at most once.
+    """Book the opposite of a transaction and return the new one's id; each at most once.
 
     Raises ``TransactionNotFound``, ``TransactionExists`` and ``InsufficientFunds``.
     """
-    original = session.scalar(select(Transaction).where(Transaction.id == transaction_id))
-    if original is None:
-        raise TransactionNotFound(f"no transaction has the id {transaction_id!r}")
-    legs = session.scalars(select(Posting).where(Posting.seq == original.seq).order_by(Posting.leg))
-    return post(
-        session,
+    original = find_transaction(session, transaction_id)
+    movement = Movement(
         kind="reversal",
         dedupe_key=f"reversal:{transaction_id}",
-        legs=[Leg(leg.credit_account, leg.debit_account, leg.amount_micros) for leg in legs],
-        actor=actor,
-        delegation_id=original.delegation_id,
+        legs=[
+            Leg(leg["credit_account"], leg["debit_account"], leg["amount_micros"])
+            for leg in original["postings"]
+        ],
+        delegation_id=original["delegation_id"],
         reverses_id=transaction_id,
         meta={"reason": reason},
     )
+    return book(session, [movement], actor)[0]

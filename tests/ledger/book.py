@@ -45,13 +45,10 @@ class Book:
     def post(self, *legs: tuple[str, str, int], key: str | None = None) -> str:
         """Move money between accounts of any kind."""
         with self.database.transaction() as session:
-            return service.post(
-                session,
-                kind="test",
-                dedupe_key=key or uuid.uuid4().hex,
-                legs=[service.Leg(*leg) for leg in legs],
-                actor=ACTOR,
+            movement = service.Movement(
+                "test", key or uuid.uuid4().hex, [service.Leg(*leg) for leg in legs]
             )
+            return service.book(session, [movement], ACTOR)[0]
 
     def reverse(self, transaction_id: str) -> str:
         """Post the opposite of a transaction."""

@@ -89,8 +89,10 @@ def test_no_reader_sees_money_on_its_way(book: Book) -> None:
 
     with ThreadPoolExecutor(10) as pool:
         readers = [pool.submit(read) for _ in range(2)]
-        moved = sum(pool.map(write, range(8)))
-        finished.set()
+        try:
+            moved = sum(pool.map(write, range(8)))
+        finally:
+            finished.set()
         seen = [view for reader in readers for view in reader.result()]
 
     assert moved > 40

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 from flask import Response, request
 
+_AGENT_TAG = re.compile(r"(?P<revision>[0-9]{1,10})(\.[0-9]{1,3})?")
+
 
 def json_response(
     document: Any,
@@ -48,11 +50,12 @@ def _none_match(etag: str) -> bool:
 def expected_revisions() -> frozenset[int] | None:
     """Return the revisions that ``If-Match`` accepts; None when it accepts any.
 
-    Agents carry their revision number as a strong entity tag. Anything else in the header, a weak
-    tag included, matches no revision.
+    An agent's strong entity tag is its revision number, then a dot and its trust's score if it has
+    one. Trust changes what is shown but not what the agent's owner changes, so only the revision
+    counts here. Anything else in the header, a weak tag included, matches no revision.
     """
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
-    tags = request.if_match.as_set()
-    return frozenset(int(tag) for tag in tags if re.fullmatch(r"[0-9]{1,10}", tag))
+    tags = (_AGENT_TAG.fullmatch(tag) for tag in request.if_match.as_set())
+    return frozenset(int(tag["revision"]) for tag in tags if tag)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import marshmallow as ma
 
 from app.http.schemas import PaginationOut, Schema
-from app.registry.examples import CHANGES, MANIFEST
+from app.registry.examples import (
+    CAPABILITY,
+    CHANGES,
+    EVALUATION,
+    MANIFEST,
+    SUMMARY,
+    TRUST,
+    USAGE,
+)
 from app.registry.schemas import CaseCount, ManifestField
-
-SUMMARY = {
-    "status": "evaluated",
-    "evaluation_id": "01981f0e-7b5a-7c3e-9d52-3f1f6f7f9a10",
-    "evaluations": 1,
-    "suite": "invoices-2026-11",
-    "evaluated_at": "2026-11-20T09:30:00.000000Z",
-    "cases": {"passed": 47, "total": 50},
-    "metrics": {"accuracy": 0.94, "p95_latency_ms": 830},
-}
+from app.registry.trust import FAILURE, FLAGS, SUCCESS, WEIGHTS
 
 
 class EvalSummaryOut(Schema):
@@ -49,6 +48,56 @@ class TrustOut(Schema):
     )
 
     example = {"score": 83, "tier": "high", "badge": "gold"}
+
+
+class TrustComponentOut(Schema):
+    """One kind of evidence: its score of 0 to 100, its share of the whole, and the counts."""
+
+    name = ma.fields.String(required=True, validate=ma.validate.OneOf(tuple(WEIGHTS)))
+    score = ma.fields.Integer(required=True, validate=ma.validate.Range(min=0, max=100))
+    weight = ma.fields.Float(required=True)
+    evidence = ma.fields.Dict(keys=ma.fields.String(), values=ma.fields.Integer(), required=True)
+
+    example = TRUST["breakdown"][0]
+
+
+class TrustReportOut(TrustOut):
+    """Trust with what it rests on; ``flags`` are words for what to know beside the score."""
+
+    agent_id = ma.fields.String(required=True)
+    explanation = ma.fields.String(required=True)
+    breakdown = ma.fields.List(ma.fields.Nested(TrustComponentOut()), required=True)
+    flags = ma.fields.List(ma.fields.String(validate=ma.validate.OneOf(FLAGS)), required=True)
+
+    example = TRUST
+
+
+class OutcomeCountOut(Schema):
+    """How many outcomes went well and badly."""
+
+    succeeded = ma.fields.Integer(required=True)
+    failed = ma.fields.Integer(required=True)
+
+    example = USAGE["to_date"]
+
+
+class UsageReportOut(Schema):
+    """A stored report of usage, and what counts of all that its reporter has reported."""
+
+    id = ma.fields.String(required=True)
+    agent_id = ma.fields.String(required=True)
+    outcome = ma.fields.String(required=True, validate=ma.validate.OneOf((SUCCESS, FAILURE)))
+    count = ma.fields.Integer(required=True)
+    note = ma.fields.String(required=True, allow_none=True)
+    reported_at = ma.fields.AwareDateTime(required=True)
+    independent = ma.fields.Boolean(
+        required=True, metadata={"description": "Whether another owner than the publisher reports"}
+    )
+    to_date = ma.fields.Nested(OutcomeCountOut(), required=True)
+    counted = ma.fields.Nested(OutcomeCountOut(), required=True)
+    trust = ma.fields.Nested(TrustOut(), required=True)
+
+    example = USAGE
 
 
 class LineageOut(Schema):
@@ -289,15 +338,7 @@ class CapabilityEntryOut(Schema):
     input_schema = ma.fields.Dict(required=True)
     output_schema = ma.fields.Dict(required=True)
 
-    example = {
-        "capability_id": "summarize",
-        "capability_name": "Summarize an invoice",
-        "description": "Turns one invoice into a short structured summary.",
-        "protocols": ["HTTP"],
-        "permissions": ["invoices.read"],
-        "input_schema": {"type": "object", "required": ["invoice"]},
-        "output_schema": {"type": "object", "required": ["summary"]},
-    }
+    example = CAPABILITY
 
 
 class CapabilityListOut(Schema):
@@ -326,16 +367,7 @@ class EvaluationOut(Schema):
     evaluated_at = ma.fields.AwareDateTime(required=True)
     recorded_at = ma.fields.AwareDateTime(required=True)
 
-    example = {
-        "id": SUMMARY["evaluation_id"],
-        "agent_id": "@acme:invoice-summarizer",
-        "version": "1.0.0",
-        "suite": "invoices-2026-11",
-        "metrics": SUMMARY["metrics"],
-        "cases": {"passed": 47, "total": 50},
-        "evaluated_at": "2026-11-20T09:30:00.000000Z",
-        "recorded_at": "2026-11-20T09:31:12.401928Z",
-    }
+    example = EVALUATION
 
 
 class EvaluationListOut(Schema):

@@ -15,7 +15,7 @@ from app.http.context import services
 from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import expected_revisions, json_response
 from app.ledger.service import open_agent_account
-from app.registry import answers, documents, queries, schemas, service
+from app.registry import answers, documents, evidence, queries, schemas, service
 from app.registry.errors import NamespaceNotFound
 from app.registry.names import normalize_namespace
 
@@ -73,16 +73,15 @@ def _page(rows: list[Any], limit: int) -> tuple[list[dict[str, Any]], str | None
 def get_agent(connection: Connection, agent_id: str) -> Response:
     """Show an agent with its latest version's manifest."""
     row = queries.find_agent(connection, agent_id)
-    return json_response(documents.agent_document(row), etag=documents.agent_tag(row))
+    document = documents.agent_document(row)
+    return json_response(document, etag=documents.agent_tag(row, document))
 
 
 def _agent_response(session: Session, agent_id: str) -> Response:
     row = queries.find_agent(session, agent_id)
-    return json_response(
-        documents.agent_document(row),
-        etag=documents.agent_tag(row),
-        location=f"/v1/agents/{agent_id}",
-    )
+    document = documents.agent_document(row)
+    tag = documents.agent_tag(row, document)
+    return json_response(document, etag=tag, location=f"/v1/agents/{agent_id}")
 
 
 @blueprint.write(
@@ -225,6 +224,32 @@ def list_evaluations(
             "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
         },
         link=next_link(following, limit=limit),
+    )
+
+
+@blueprint.read("/agents/<agent_id>/trust", returns=answers.TrustReportOut(), problems=(404,))
+def get_trust(connection: Connection, agent_id: str) -> Response:
+    """Show the trust in an agent: its score, and the evidence it is computed from."""
+    return json_response(documents.trust_document(queries.find_agent(connection, agent_id)))
+
+
+@blueprint.write(
+    "POST",
+    "/agents/<agent_id>/trust/usage",
+    body=schemas.ReportUsage(),
+    returns=answers.UsageReportOut(),
+    problems=(404,),
+)
+def report_usage(
+    session: Session, principal: Principal, body: dict[str, Any], agent_id: str
+) -> Response:
+    """Report how using an agent went; what its own publisher reports is not counted."""
+    report = evidence.report_usage(
+        session, principal.owner_id, agent_id, body["outcome"], body["count"], body["note"]
+    )
+    rating = documents.agent_rating(queries.find_agent(session, agent_id))
+    return json_response(
+        documents.usage_document(report, rating), location=f"/v1/agents/{agent_id}/trust"
     )
 
 

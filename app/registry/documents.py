@@ -8,7 +8,7 @@ import orjson
 
 from app import clock
 from app.registry.diff import behavioral_diff
-from app.registry.trust import Evidence, evidence_of, rate
+from app.registry.trust import Evidence, Rating, assess, counted_to_date, evidence_of, rate
 
 PENDING = {"status": "pending"}
 
@@ -39,15 +39,46 @@ def agent_document(row: Any) -> dict[str, Any]:
         "latest_version": row.latest_version,
         "manifest": orjson.Fragment(row.manifest),
         "eval_summary": _summary(row.summary),
-        "trust": rate(_evidence(row), clock.now()),
+        "trust": agent_rating(row),
         "versions": [version for _, version in sorted((int(at), v) for at, v in placed)],
         "forked_from": lineage,
     }
 
 
-def agent_tag(row: Any) -> str:
-    """Return the entity tag of an agent's document: its revision number."""
-    return str(row.revision)
+def agent_tag(row: Any, document: dict[str, Any]) -> str:
+    """Return the entity tag of an agent's document: its revision and, once rated, its score.
+
+    Evidence that others add changes the score and not the revision, which ``If-Match`` compares.
+    """
+    trust = document["trust"]
+    return str(row.revision) if trust["tier"] == "unrated" else f"{row.revision}.{trust['score']}"
+
+
+def agent_rating(row: Any) -> Rating:
+    """Return the trust in an agent as its document shows it."""
+    return rate(_evidence(row), clock.now())
+
+
+def trust_document(row: Any) -> dict[str, Any]:
+    """Return the trust in an agent with what it rests on."""
+    return {"agent_id": row.id, **assess(_evidence(row), clock.now())}
+
+
+def usage_document(report: Any, rating: Rating) -> dict[str, Any]:
+    """Return a stored report of usage, what counts of its reporter's, and the trust it leaves."""
+    succeeded, failed = counted_to_date(report)
+    return {
+        "id": report.id,
+        "agent_id": report.agent_id,
+        "outcome": report.outcome,
+        "count": report.count,
+        "note": report.note,
+        "reported_at": clock.isoformat(report.reported_at),
+        "independent": report.independent,
+        "to_date": {"succeeded": report.succeeded_to_date, "failed": report.failed_to_date},
+        "counted": {"succeeded": succeeded, "failed": failed},
+        "trust": rating,
+    }
 
 
 def version_entry(row: Any) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+
+from app.registry.trust import Evidence, assess
 
 MANIFEST: dict[str, Any] = {
     "schema_version": "0.1",
@@ -87,4 +90,67 @@ CHANGES: dict[str, Any] = {
         {"capability_id": "summarize", "type": "input_required_added", "fields": ["currency"]}
     ],
     "non_breaking_changes": [{"type": "capabilities_added", "capability_ids": ["translate"]}],
+}
+
+SUMMARY: dict[str, Any] = {
+    "status": "evaluated",
+    "evaluation_id": "01981f0e-7b5a-7c3e-9d52-3f1f6f7f9a10",
+    "evaluations": 1,
+    "suite": "invoices-2026-11",
+    "evaluated_at": "2026-11-20T09:30:00.000000Z",
+    "cases": {"passed": 47, "total": 50},
+    "metrics": {"accuracy": 0.94, "p95_latency_ms": 830},
+}
+
+CAPABILITY: dict[str, Any] = {
+    "capability_id": "summarize",
+    "capability_name": "Summarize an invoice",
+    "description": "Turns one invoice into a short structured summary.",
+    "protocols": ["HTTP"],
+    "permissions": ["invoices.read"],
+    "input_schema": {"type": "object", "required": ["invoice"]},
+    "output_schema": {"type": "object", "required": ["summary"]},
+}
+
+EVALUATION: dict[str, Any] = {
+    "id": SUMMARY["evaluation_id"],
+    "agent_id": "@acme:invoice-summarizer",
+    "version": "1.0.0",
+    "suite": "invoices-2026-11",
+    "metrics": SUMMARY["metrics"],
+    "cases": {"passed": 47, "total": 50},
+    "evaluated_at": "2026-11-20T09:30:00.000000Z",
+    "recorded_at": "2026-11-20T09:31:12.401928Z",
+}
+
+TRUST: dict[str, Any] = {
+    "agent_id": "@acme:invoice-summarizer",
+    **assess(
+        Evidence(
+            delegations_completed=240,
+            delegations_failed=6,
+            cases_passed=47,
+            cases_total=50,
+            usage_succeeded=180,
+            usage_failed=2,
+            usage_reporters=2,
+            usage_over_limit=318,
+            published_since=int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()),
+            versions=4,
+        ),
+        datetime(2026, 11, 20, tzinfo=UTC),
+    ),
+}
+
+USAGE: dict[str, Any] = {
+    "id": "01981f0e-7b5a-7c3e-9d52-3f1f6f7f9a11",
+    "agent_id": "@acme:invoice-summarizer",
+    "outcome": "success",
+    "count": 25,
+    "note": "Invoices of the first week.",
+    "reported_at": "2026-11-20T09:30:00.000000Z",
+    "independent": True,
+    "to_date": {"succeeded": 196, "failed": 4},
+    "counted": {"succeeded": 98, "failed": 2},
+    "trust": {name: TRUST[name] for name in ("score", "tier", "badge")},
 }

@@ -187,8 +187,9 @@ class TrustEvidence(Base):
 class UsageReport(Base):
     """What an owner reports of having used an agent. Rows never change.
 
-    ``succeeded_to_date`` and ``failed_to_date`` sum the owner's reports of the agent up to and
-    including this one; ``sequence`` numbers them.
+    ``independent`` tells other owners from the agent's publisher. ``succeeded_to_date`` and
+    ``failed_to_date`` sum the owner's reports of the agent up to and including this one;
+    ``sequence`` numbers them.
     """
 
     __tablename__ = "registry_usage_reports"
@@ -208,6 +209,7 @@ class UsageReport(Base):
         bytewise(AGENT_ID_LENGTH), ForeignKey("registry_agents.id")
     )
     reported_by: Mapped[str] = mapped_column(bytewise(36))
+    independent: Mapped[bool] = mapped_column(Boolean)
     sequence: Mapped[int] = mapped_column(BigInteger)
     outcome: Mapped[str] = mapped_column(String(16))
     count: Mapped[int] = mapped_column(BigInteger)

@@ -14,6 +14,7 @@ from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
 from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG
+from app.registry.trust import FAILURE, SUCCESS
 
 MAX_AMOUNT = 1_000_000_000
 
@@ -127,6 +128,18 @@ class RecordEvaluation(Schema):
         "cases": {"passed": 47, "total": 50},
         "evaluated_at": "2026-11-20T09:30:00Z",
     }
+
+
+class ReportUsage(Schema):
+    """How using an agent went, ``count`` times alike."""
+
+    outcome = ma.fields.String(required=True, validate=ma.validate.OneOf((SUCCESS, FAILURE)))
+    count = JsonInteger(load_default=1, validate=ma.validate.Range(min=1, max=1000))
+    note = ma.fields.String(
+        load_default=None, allow_none=True, validate=ma.validate.Length(min=1, max=500)
+    )
+
+    example = {"outcome": "success", "count": 25, "note": "Invoices of the first week."}
 
 
 class AgentListQuery(Schema):

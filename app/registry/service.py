@@ -1,5 +1,7 @@
 """Changing the registry: reserve, register, publish, deprecate, fork, record evaluations.
 
+What agents did and how it went is added in ``app.registry.evidence``.
+
 Every function runs in the caller's transaction and never commits. Manifests that arrive here were
 validated by ``app.registry.manifest``.
 """
@@ -13,8 +15,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ARRAY, BigInteger, Text, bindparam, func, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -31,6 +32,10 @@ from app.registry.errors import (
     NotOwner,
     VersionExists,
 )
+
+# Offered to other scopes with all else that changes the registry.
+from app.registry.evidence import Outcome as Outcome
+from app.registry.evidence import record_outcomes as record_outcomes
 from app.registry.models import (
     COUNT_SHARDS,
     Agent,
@@ -38,7 +43,6 @@ from app.registry.models import (
     Evaluation,
     EvaluationSummary,
     Namespace,
-    TrustEvidence,
     Version,
 )
 from app.registry.names import is_agent_id
@@ -65,14 +69,6 @@ class EvaluationResult:
     cases_passed: int
     cases_total: int
     evaluated_at: datetime
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How many delegations an agent brought to an end, well and badly."""
-
-    completed: int
-    failed: int
 
 
 def register_agent(
@@ -223,63 +219,6 @@ def record_evaluation(
     agent.eval_cases_total += result.cases_total
     _touch(session, agent)
     return evaluation
-
-
-def _add_outcomes(*, in_sqlite: bool) -> Any:
-    """Build the statement that adds any number of outcomes, given as one or three parameters."""
-    evidence: Any = TrustEvidence.__table__
-    given: Any
-    columns: list[Any]
-    if in_sqlite:
-        given = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-        columns = [
-            func.json_extract(given.c.value, literal_column(f"'$[{place}]'", Text))
-            for place in range(3)
-        ]
-    else:
-        arrays = (
-            bindparam("ids", type_=ARRAY(Text)),
-            bindparam("completed", type_=ARRAY(BigInteger)),
-            bindparam("failed", type_=ARRAY(BigInteger)),
-        )
-        given = func.unnest(*arrays).table_valued("agent_id", "completed", "failed")
-        columns = list(given.render_derived().c)
-    none: list[Any] = [literal_column("0")] * (len(evidence.c) - len(columns))
-    outcomes = select(*columns, *none).order_by(columns[0])
-    insert: Any = (sqlite if in_sqlite else postgresql).insert(evidence)
-    insert = insert.from_select(list(evidence.c), outcomes)
-    added = (evidence.c.delegations_completed, evidence.c.delegations_failed)
-    return insert.on_conflict_do_update(
-        index_elements=[evidence.c.agent_id],
-        set_={column: column + insert.excluded[column.name] for column in added},
-    )
-
-
-_add_outcomes_sqlite = _add_outcomes(in_sqlite=True)
-_add_outcomes_postgresql = _add_outcomes(in_sqlite=False)
-
-
-def record_outcomes(session: Session, outcomes: Mapping[str, Outcome]) -> None:
-    """Add to the evidence of several agents, by id, in one statement; every agent exists.
-
-    Rows are locked in the order of their ids, so that two writers never wait for each other. The
-    agents' revisions stay: evidence is not theirs to guard with ``If-Match``.
-    """
-    if not outcomes:
-        return
-    ordered = sorted(outcomes.items())
-    if session.get_bind().dialect.name == "sqlite":
-        rows = [(agent_id, one.completed, one.failed) for agent_id, one in ordered]
-        session.execute(_add_outcomes_sqlite, {"rows": orjson.dumps(rows).decode()})
-        return
-    session.execute(
-        _add_outcomes_postgresql,
-        {
-            "ids": [agent_id for agent_id, _ in ordered],
-            "completed": [one.completed for _, one in ordered],
-            "failed": [one.failed for _, one in ordered],
-        },
-    )
 
 
 def _summarize(session: Session, evaluation: Evaluation) -> None:

@@ -19,6 +19,8 @@ _TIERS = ((80, "high", "gold"), (50, "medium", "silver"), (0, "low", "bronze"))
 # What each component contributes to a score of 100. What a publisher says of its own agent
 # (evaluations) and what it is (publisher) together stay below a medium tier.
 WEIGHTS = {"delegations": 45, "evaluations": 25, "usage": 20, "publisher": 10}
+# What an owner may report of having used an agent.
+SUCCESS, FAILURE = "success", "failure"
 # One owner's reports of usage count as at most this many outcomes.
 REPORTER_LIMIT = 100
 # Age (in days) and versions from which a publisher's record does not grow further.
@@ -26,6 +28,20 @@ _FULL_AGE_DAYS = 180
 _FULL_VERSIONS = 5
 # Below these there is a flag.
 _FEW_DELEGATIONS, _FEW_CASES, _FEW_REPORTERS, _NEW_DAYS = 20, 30, 3, 30
+FLAGS = (
+    "no_delegations",
+    "few_delegations",
+    "mostly_failed_delegations",
+    "no_evaluations",
+    "few_evaluations",
+    "no_independent_usage",
+    "few_reporters",
+    "self_reported_only",
+    "publisher_usage_not_counted",
+    "usage_over_limit_not_counted",
+    "new_publisher",
+    "deprecated",
+)
 
 
 @dataclass(frozen=True)
@@ -140,12 +156,16 @@ def assess(evidence: Evidence, now: datetime) -> Trust:
     }
 
 
-def countable(succeeded: int, failed: int) -> tuple[int, int]:
-    """Return what counts of the outcomes one owner has reported.
+def counted_to_date(report: Any) -> tuple[int, int]:
+    """Return what counts, as successes and failures, of all that a reporter has reported.
 
-    Up to ``REPORTER_LIMIT`` outcomes count as they are, more of them as that many in the same
-    proportion; a share of an outcome counts as a failure.
+    ``report`` is the newest of its reports. A publisher's own count for nothing. Of others, up to
+    ``REPORTER_LIMIT`` outcomes count as they are, more of them as that many in the same proportion;
+    a share of an outcome counts as a failure.
     """
+    if not report.independent:
+        return 0, 0
+    succeeded, failed = report.succeeded_to_date, report.failed_to_date
     total = succeeded + failed
     if total <= REPORTER_LIMIT:
         return succeeded, failed

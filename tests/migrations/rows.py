@@ -94,6 +94,7 @@ REGISTRY: dict[str, dict[str, Any]] = {
         "id": "00000000-0000-7000-8000-000000000004",
         "agent_id": "@acme:mailer",
         "reported_by": OWNER,
+        "independent": True,
         "sequence": 1,
         "outcome": "success",
         "count": 2,

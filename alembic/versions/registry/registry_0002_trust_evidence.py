@@ -51,6 +51,7 @@ def create_usage_reports() -> None:
         sa.Column("id", bytewise(36), nullable=False),
         sa.Column("agent_id", bytewise(193), nullable=False),
         sa.Column("reported_by", bytewise(36), nullable=False),
+        sa.Column("independent", sa.Boolean(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("outcome", sa.String(16), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),

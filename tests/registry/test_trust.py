@@ -73,7 +73,12 @@ class TestScore:
             # What only a publisher says and is never makes more than a low tier.
             (replace(EXCELLENT, delegations_completed=0, usage_succeeded=0), 34, "low", "bronze"),
             (Evidence(delegations_completed=1000), 44, "low", "bronze"),
-            (Evidence(delegations_completed=1000, published_since=LONG_AGO), 50, "medium", "silver"),
+            (
+                Evidence(delegations_completed=1000, published_since=LONG_AGO),
+                50,
+                "medium",
+                "silver",
+            ),
             (replace(EXCELLENT, cases_passed=0, cases_total=0), 74, "medium", "silver"),
             (Evidence(delegations_completed=1), 9, "low", "bronze"),
             (Evidence(delegations_completed=10), 32, "low", "bronze"),

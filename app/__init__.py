@@ -21,12 +21,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.access.pepper import load_pepper
     from app.config import Settings
     from app.db import Database
+    from app.delegation.blueprint import blueprint as delegation
     from app.http.context import EXTENSION, Services
     from app.http.health import blueprint as health
     from app.http.hooks import register_hooks
     from app.http.openapi import make_api, register_documents
     from app.http.problems import register_error_handlers
     from app.ledger.blueprint import blueprint as ledger
+    from app.ledger.blueprint import metering_blueprint as metering
     from app.registry.blueprint import blueprint as registry
 
     settings = settings or Settings.from_env()
@@ -36,7 +38,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_hooks(app)
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (registry, ledger, health):
+    for blueprint in (registry, ledger, metering, delegation, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
     return app

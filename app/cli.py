@@ -23,6 +23,7 @@ from app.ledger.commands import ledger
 from app.ops import demo as demonstration
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
+from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.server import AddressUnavailable, require_address
 from app.ops.server import serve as run_server
 from app.ops.terminal import (
@@ -261,6 +262,18 @@ def doctor(as_json: bool) -> None:
             values.add_row(*row)
         console.print(values)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@main.command()
+@json_option
+def sweep(as_json: bool) -> None:
+    """Close the delegations whose time has run out. A running server does so every two seconds."""
+    with open_database() as (_, database):
+        closed = sweep_overdue(database)
+    if as_json:
+        print_json({"closed": closed})
+    else:
+        console.print(f"{len(closed)} overdue delegations closed.")
 
 
 @main.command()

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from sqlalchemy import MetaData
 
-SCOPES: tuple[str, ...] = ("access", "idempotency", "registry", "ledger")
+SCOPES: tuple[str, ...] = ("access", "idempotency", "registry", "ledger", "delegation")
 
 
 def metadata() -> MetaData:

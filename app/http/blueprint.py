@@ -86,6 +86,7 @@ PATH_PARAMETERS = {
         _path_parameter(
             "transaction_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"
         ),
+        _path_parameter("delegation_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"),
         _path_parameter("namespace", "^@?[a-z0-9][a-z0-9_-]{1,62}$", "@acme"),
     )
 }

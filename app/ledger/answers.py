@@ -116,6 +116,56 @@ class TransactionOut(Schema):
     }
 
 
+class TransactionListOut(Schema):
+    """A page of transactions, in order."""
+
+    transactions = ma.fields.List(ma.fields.Nested(TransactionOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {
+        "transactions": [TransactionOut.example],
+        "pagination": {"mode": "cursor", "limit": 100, "next_cursor": None},
+    }
+
+
+class MeteringEventOut(Schema):
+    """One use of something, and what it cost. ``actor`` is whose work it was."""
+
+    timestamp = ma.fields.AwareDateTime(required=True)
+    actor = ma.fields.String(required=True)
+    operation = ma.fields.String(required=True)
+    cost_usd = ma.fields.Float(required=True)
+    metadata = ma.fields.Dict(required=True)
+    delegation_id = ma.fields.String(required=True, allow_none=True)
+    source = ma.fields.String(
+        required=True, metadata={"description": "What ``event_id`` is unique in, for ever"}
+    )
+    event_id = ma.fields.String(required=True)
+
+    example = {
+        "timestamp": "2026-11-20T09:30:00.000000Z",
+        "actor": "@globex:invoice-summarizer",
+        "operation": "llm_call",
+        "cost_usd": 0.0045,
+        "metadata": {"model": "small"},
+        "delegation_id": _TRANSACTION_ID,
+        "source": f"@globex:invoice-summarizer/{_TRANSACTION_ID}",
+        "event_id": "call-17",
+    }
+
+
+class MeteringListOut(Schema):
+    """A page of metering events, newest first."""
+
+    data = ma.fields.List(ma.fields.Nested(MeteringEventOut()), required=True)
+    pagination = ma.fields.Nested(PaginationOut(), required=True)
+
+    example = {
+        "data": [MeteringEventOut.example],
+        "pagination": {"mode": "cursor", "limit": 100, "next_cursor": None},
+    }
+
+
 class DigestOut(Schema):
     """The newest sealed block; keep it elsewhere to prove later that history is still the same."""
 

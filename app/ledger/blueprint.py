@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session
 
 from app import clock
 from app.access.service import Principal
+from app.delegation.queries import find_owners
+from app.delegation.reconciliation import RULES
 from app.http.blueprint import Blueprint
 from app.http.context import services
 from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import json_response
-from app.ledger import answers, queries, schemas, seals, service
+from app.ledger import answers, metering, queries, schemas, seals, service
 from app.ledger.errors import AccountNotFound, TransactionNotFound
 from app.ledger.queries import Reader
 from app.ledger.reconciliation import reconcile
@@ -26,15 +28,19 @@ from app.registry.queries import find_owner
 blueprint = Blueprint(
     "ledger", __name__, url_prefix="/v1/ledger", description="Balances, postings and their proofs."
 )
+metering_blueprint = Blueprint(
+    "metering", __name__, url_prefix="/v1/cost", description="What was used, and what it cost."
+)
 
 
 def _may_see(reader: Reader, principal: Principal, account_id: str) -> bool:
     if principal.has_role("admin"):
         return True
-    if service.account_kind(account_id) != service.AGENT:
-        return False
+    kind, _, holder = account_id.partition(":")
+    if kind == service.ESCROW:
+        return principal.owner_id in find_owners(reader, holder)
     try:
-        return find_owner(reader, account_id.partition(":")[2]) == principal.owner_id
+        return kind == service.AGENT and find_owner(reader, holder) == principal.owner_id
     except AgentNotFound:
         return False
 
@@ -165,6 +171,33 @@ def reverse(
 
 
 @blueprint.read(
+    "/transactions",
+    query=schemas.TransactionListQuery(),
+    returns=answers.TransactionListOut(),
+    problems=(404,),
+    role="viewer",
+)
+def list_transactions(
+    connection: Connection, principal: Principal, query: dict[str, Any]
+) -> Response:
+    """List the transactions of a delegation in order."""
+    delegation_id, limit, cursor = query["delegation_id"], query["limit"], query["cursor"]
+    _require_sight(connection, principal, service.escrow_account(delegation_id))
+    after = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else 0
+    found = queries.list_delegation_transactions(
+        connection, delegation_id, limit=limit + 1, after=after
+    )
+    following = encode_cursor(str(found[limit - 1]["seq"])) if len(found) > limit else None
+    return json_response(
+        {
+            "transactions": [_document(transaction) for transaction in found[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, delegation_id=delegation_id, limit=limit),
+    )
+
+
+@blueprint.read(
     "/transactions/<transaction_id>",
     returns=answers.TransactionOut(),
     problems=(404,),
@@ -236,5 +269,37 @@ def get_digest(connection: Connection, _: Principal) -> Response:
 def get_reconciliation(_: Connection, __: Principal) -> Response:
     """Check every rule that must hold of the ledger."""
     with services().database.snapshot() as connection:
-        rules = [vars(rule) for rule in reconcile(connection)]
+        rules = [vars(rule) for rule in reconcile(connection, RULES)]
     return json_response({"clean": not any(rule["findings"] for rule in rules), "rules": rules})
+
+
+@metering_blueprint.read(
+    "/metering", query=PageQuery(), returns=answers.MeteringListOut(), role="viewer"
+)
+def list_metering(connection: Connection, principal: Principal, query: dict[str, Any]) -> Response:
+    """List what your agents used and what you paid for, newest first; an operator sees all."""
+    limit, cursor = query["limit"], query["cursor"]
+    before = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else None
+    owner_id = None if principal.has_role("admin") else principal.owner_id
+    rows = metering.list_metering(connection, owner_id=owner_id, limit=limit + 1, before=before)
+    following = encode_cursor(str(rows[limit - 1].seq)) if len(rows) > limit else None
+    return json_response(
+        {
+            "data": [_metering_row(row) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )
+
+
+def _metering_row(row: Any) -> dict[str, Any]:
+    return {
+        "timestamp": clock.isoformat(row.occurred_at),
+        "actor": row.actor,
+        "operation": row.operation,
+        "cost_usd": to_usd(row.cost_micros),
+        "metadata": orjson.Fragment(row.metadata),
+        "delegation_id": row.delegation_id,
+        "source": row.source,
+        "event_id": row.event_id,
+    }

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from app.delegation.reconciliation import RULES
 from app.ledger import seals
 from app.ledger.merkle import GENESIS
 from app.ledger.reconciliation import reconcile
@@ -71,7 +72,7 @@ def _read_digest(file: Any) -> dict[str, Any]:
 def ledger_reconcile(as_json: bool) -> None:
     """Check every rule that must hold of the ledger. Exit code 1 when one does not."""
     with open_database() as (_, database), database.snapshot() as session:
-        rules = reconcile(session)
+        rules = reconcile(session, RULES)
     if as_json:
         print_json([vars(rule) for rule in rules])
     else:

@@ -15,6 +15,12 @@ class TransactionExists(Conflict):
     code = "ledger_transaction_exists"
 
 
+class NotReversible(Conflict):
+    """What a delegation moved is corrected by the delegation itself, such as by a dispute."""
+
+    code = "ledger_not_reversible"
+
+
 class AccountNotFound(NotFound):
     """No account has this id, or it is not yours to see."""
 
@@ -32,3 +38,9 @@ class NotSealed(Conflict):
 
     code = "ledger_not_sealed"
     settled = False
+
+
+class MeteringEventReused(Conflict):
+    """The event id was used before, for an event with another content."""
+
+    code = "metering_event_reused"

@@ -13,6 +13,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    UniqueConstraint,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -97,6 +98,47 @@ class Posting(Base):
         bytewise(ACCOUNT_ID_LENGTH), ForeignKey("ledger_accounts.id")
     )
     amount_micros: Mapped[int] = mapped_column(BigInteger)
+
+
+class MeteringEvent(Base):
+    """One reported use of something, counted once for ever. Rows never change.
+
+    An event is named by its ``source`` and its ``event_id`` within that; ``payload_hash`` tells a
+    repetition from another event of the same name. ``owner_id`` is whose work is reported,
+    ``payer_owner_id`` who pays for it; both may read it.
+    """
+
+    __tablename__ = "ledger_metering_events"
+    __table_args__ = (
+        CheckConstraint("cost_micros >= 0", name="cost"),
+        UniqueConstraint("source", "event_id"),
+        Index("ix_ledger_metering_events_owner_id_seq", "owner_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    source: Mapped[str] = mapped_column(bytewise(260))
+    event_id: Mapped[str] = mapped_column(bytewise(128))
+    payload_hash: Mapped[str] = mapped_column(String(64))
+    delegation_id: Mapped[str | None] = mapped_column(bytewise(36))
+    actor: Mapped[str] = mapped_column(bytewise(193))
+    owner_id: Mapped[str] = mapped_column(String(36))
+    payer_owner_id: Mapped[str | None] = mapped_column(String(36))
+    operation: Mapped[str] = mapped_column(String(64))
+    cost_micros: Mapped[int] = mapped_column(BigInteger)
+    metadata_: Mapped[str] = mapped_column("metadata", Text)
+    occurred_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    recorded_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+for _column in (MeteringEvent.delegation_id, MeteringEvent.payer_owner_id):
+    Index(
+        f"ix_ledger_metering_events_{_column.key}_seq",
+        _column,
+        MeteringEvent.seq,
+        sqlite_where=_column.is_not(None),
+        postgresql_where=_column.is_not(None),
+    )
 
 
 class Seal(Base):

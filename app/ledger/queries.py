@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Result,
     Row,
-    and_,
+    Select,
     bindparam,
     case,
     cast,
@@ -105,27 +106,50 @@ def find_transaction(reader: Reader, transaction_id: str) -> dict[str, Any]:
 
 def read_transactions(reader: Reader, first_seq: int, last_seq: int) -> Iterator[dict[str, Any]]:
     """Yield the transactions of a range in order, each as a dict with its list of postings."""
-    rows = reader.execute(
-        select(
-            Transaction.seq,
-            Transaction.id,
-            Transaction.kind,
-            Transaction.dedupe_key,
-            Transaction.delegation_id,
-            Transaction.actor,
-            Transaction.reverses_id,
-            Transaction.meta,
-            Transaction.effective_at,
-            Transaction.created_at,
-            Posting.leg,
-            Posting.debit_account,
-            Posting.credit_account,
-            Posting.amount_micros,
-        )
-        .outerjoin(Posting, and_(Posting.seq == Transaction.seq))
-        .where(Transaction.seq.between(first_seq, last_seq))
-        .order_by(Transaction.seq, Posting.leg)
+    return _whole(
+        reader.execute(_with_postings.where(Transaction.seq.between(first_seq, last_seq)))
     )
+
+
+def list_delegation_transactions(
+    reader: Reader, delegation_id: str, *, limit: int, after: int
+) -> list[dict[str, Any]]:
+    """Return up to ``limit`` transactions of a delegation in order, after the number ``after``."""
+    page = (
+        select(Transaction.seq)
+        .where(Transaction.delegation_id == delegation_id, Transaction.seq > after)
+        .order_by(Transaction.seq)
+        .limit(limit)
+        .subquery()
+    )
+    rows = reader.execute(_with_postings.where(Transaction.seq.in_(select(page.c.seq))))
+    return list(_whole(rows))
+
+
+_with_postings = (
+    select(
+        Transaction.seq,
+        Transaction.id,
+        Transaction.kind,
+        Transaction.dedupe_key,
+        Transaction.delegation_id,
+        Transaction.actor,
+        Transaction.reverses_id,
+        Transaction.meta,
+        Transaction.effective_at,
+        Transaction.created_at,
+        Posting.leg,
+        Posting.debit_account,
+        Posting.credit_account,
+        Posting.amount_micros,
+    )
+    .outerjoin(Posting, Posting.seq == Transaction.seq)
+    .order_by(Transaction.seq, Posting.leg)
+)
+
+
+def _whole(rows: Result[*tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Gather rows of one posting each into transactions."""
     current: dict[str, Any] | None = None
     for row in rows.mappings():
         if current is None or current["seq"] != row["seq"]:
@@ -151,3 +175,34 @@ _TRANSACTION_MEMBERS = (
     "created_at",
 )
 _POSTING_MEMBERS = ("leg", "debit_account", "credit_account", "amount_micros")
+
+
+def escrow_balances() -> Select[*tuple[Any, ...]]:
+    """Select the balance of every escrow account (``delegation_id``, ``balance``)."""
+    return select(
+        func.substr(Account.id, len("escrow:") + 1).label("delegation_id"),
+        (Account.credits_micros - Account.debits_micros).label("balance"),
+    ).where(Account.id.like("escrow:%"))
+
+
+def closing_payments() -> Select[*tuple[Any, ...]]:
+    """Select what the closing transactions paid (``delegation_id``, ``account``, ``amount``)."""
+    return (
+        select(
+            Transaction.delegation_id,
+            Posting.credit_account.label("account"),
+            cast(func.sum(Posting.amount_micros), BigInteger).label("amount"),
+        )
+        .join(Posting, Posting.seq == Transaction.seq)
+        .where(Transaction.kind == "close")
+        .group_by(Transaction.delegation_id, Posting.credit_account)
+    )
+
+
+def closings() -> Select[*tuple[Any, ...]]:
+    """Select how many closing transactions a delegation has (``delegation_id``, ``number``)."""
+    return (
+        select(Transaction.delegation_id, func.count().label("number"))
+        .where(Transaction.kind == "close")
+        .group_by(Transaction.delegation_id)
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import marshmallow as ma
 
-from app.http.fields import Usd
+from app.http.fields import FullMatch, Usd
+from app.http.pagination import PageQuery
 from app.http.schemas import Schema
 
 
@@ -23,3 +24,13 @@ class ReverseTransaction(Schema):
     reason = ma.fields.String(required=True, validate=ma.validate.Length(min=3, max=500))
 
     example = {"reason": "topped up the wrong agent"}
+
+
+class TransactionListQuery(PageQuery):
+    """The transactions of one delegation."""
+
+    delegation_id = ma.fields.String(
+        required=True, validate=FullMatch("[0-9a-f-]{36}", "the id of a delegation")
+    )
+
+    example = {"delegation_id": "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10", "limit": 100}

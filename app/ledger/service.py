@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from app import clock, ids
 from app.db import insert_if_absent
 from app.ledger import booking
+from app.ledger.errors import NotReversible
 from app.ledger.models import Account
 from app.ledger.queries import find_transaction
 
@@ -197,9 +198,15 @@ def pay_out(
 def reverse(session: Session, transaction_id: str, actor: str, reason: str) -> str:
     """Book the opposite of a transaction and return the new one's id; each at most once.
 
-    Raises ``TransactionNotFound``, ``TransactionExists`` and ``InsufficientFunds``.
+    Raises ``TransactionNotFound``, ``NotReversible``, ``TransactionExists`` and
+    ``InsufficientFunds``.
     """
     original = find_transaction(session, transaction_id)
+    if original["delegation_id"] is not None:
+        raise NotReversible(
+            f"{transaction_id} belongs to delegation {original['delegation_id']}, whose escrow and"
+            " charge it would contradict; move money with a top-up and a payout instead"
+        )
     movement = Movement(
         kind="reversal",
         dedupe_key=f"reversal:{transaction_id}",
@@ -207,7 +214,6 @@ def reverse(session: Session, transaction_id: str, actor: str, reason: str) -> s
             Leg(leg["credit_account"], leg["debit_account"], leg["amount_micros"])
             for leg in original["postings"]
         ],
-        delegation_id=original["delegation_id"],
         reverses_id=transaction_id,
         meta={"reason": reason},
     )

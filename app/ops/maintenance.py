@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import atexit
 import threading
+from abc import ABC, abstractmethod
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import clock
 from app.access.service import KeyUsage
 from app.db import Database
+from app.delegation.queries import list_overdue
+from app.delegation.transitions import close_overdue
+from app.errors import DomainError
 from app.idempotency.service import drop_expired_bodies
 from app.ledger.seals import seal_pending
 
-INTERVAL_SECONDS = 30.0
+MAINTENANCE_SECONDS = 30.0
+SWEEP_SECONDS = 2.0
+SWEEP_BATCH = 200
 log = structlog.get_logger("agenthub.maintenance")
 
 
-class Maintenance:
-    """A daemon thread: stores when keys were used, drops expired answers, seals the ledger.
+class Periodic(ABC):
+    """A daemon thread that does a round at every interval, and a last one when it is stopped.
 
     Any number of servers may do so at once; what one leaves undone the next round does.
     """
 
-    def __init__(
-        self, database: Database, key_usage: KeyUsage, interval: float = INTERVAL_SECONDS
-    ) -> None:
-        self._database = database
-        self._key_usage = key_usage
+    def __init__(self, interval: float) -> None:
         self._interval = interval
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
 
     def start(self) -> None:
-        """Begin; what is gathered when the process ends is stored then."""
+        """Begin; what is left when the process ends is done then."""
         self._thread.start()
         atexit.register(self.stop)
 
@@ -51,15 +54,75 @@ class Maintenance:
     def run_once(self) -> None:
         """Do one round; a database that is away only postpones it."""
         try:
-            if self._key_usage.pending():
-                with self._database.transaction() as session:
-                    self._key_usage.flush(session)
-            with self._database.transaction() as session:
-                dropped = drop_expired_bodies(session)
-            with self._database.transaction() as session:
-                seal_pending(session)
+            self.round()
         except SQLAlchemyError as error:
-            log.warning("maintenance.postponed", error=str(error.__cause__ or error))
-            return
+            name = type(self).__name__.lower()
+            log.warning(f"{name}.postponed", error=str(error.__cause__ or error))
+
+    @abstractmethod
+    def round(self) -> None:
+        """Do one round; raises ``SQLAlchemyError`` when the database is away."""
+
+
+class Maintenance(Periodic):
+    """Stores when keys were used, drops expired answers, seals the ledger."""
+
+    def __init__(
+        self, database: Database, key_usage: KeyUsage, interval: float = MAINTENANCE_SECONDS
+    ) -> None:
+        super().__init__(interval)
+        self._database = database
+        self._key_usage = key_usage
+
+    def round(self) -> None:
+        """Do all of it once."""
+        if self._key_usage.pending():
+            with self._database.transaction() as session:
+                self._key_usage.flush(session)
+        with self._database.transaction() as session:
+            dropped = drop_expired_bodies(session)
+        with self._database.transaction() as session:
+            seal_pending(session)
         if dropped:
             log.info("maintenance.expired_answers_dropped", count=dropped)
+
+
+class Sweeper(Periodic):
+    """Closes delegations whose time has run out, so that no money is held for longer.
+
+    It only tidies: a command or a read that comes first sees the same outcome.
+    """
+
+    def __init__(self, database: Database, interval: float = SWEEP_SECONDS) -> None:
+        super().__init__(interval)
+        self._database = database
+
+    def round(self) -> None:
+        """Close everything that is overdue."""
+        closed = sweep(self._database)
+        if closed:
+            log.info("sweeper.closed", count=len(closed))
+
+
+def sweep(database: Database) -> list[str]:
+    """Close every overdue delegation, each in a transaction of its own; return their ids.
+
+    Asks without a lock what is overdue. One that cannot be closed is logged and holds up no other.
+    """
+    closed: list[str] = []
+    while True:
+        with database.read() as connection:
+            found = list_overdue(connection, clock.now(), limit=SWEEP_BATCH)
+        done = [delegation_id for delegation_id in found if _close_overdue(database, delegation_id)]
+        closed += done
+        if not done:
+            return closed
+
+
+def _close_overdue(database: Database, delegation_id: str) -> bool:
+    try:
+        with database.transaction() as session:
+            return close_overdue(session, delegation_id)
+    except DomainError as error:
+        log.error("sweeper.failed", delegation_id=delegation_id, error=error.detail)
+        return False

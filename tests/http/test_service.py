@@ -32,6 +32,7 @@ def test_ready_names_every_track(anyone: Api) -> None:
         ("idempotency", "current"),
         ("registry", "current"),
         ("ledger", "current"),
+        ("delegation", "current"),
     }
 
 

@@ -140,6 +140,19 @@ LEDGER: dict[str, Any] = {
         "credit_account": "agent:@acme:mailer",
         "amount_micros": 5,
     },
+    "ledger_metering_events": {
+        "seq": 1,
+        "source": "service",
+        "event_id": "first",
+        "payload_hash": "0" * 64,
+        "actor": "@acme:mailer",
+        "owner_id": OWNER,
+        "operation": "agent.register",
+        "cost_micros": 0,
+        "metadata": "{}",
+        "occurred_at": NOW,
+        "recorded_at": NOW,
+    },
     "ledger_seals": {
         "block": 1,
         "first_seq": 1,
@@ -152,12 +165,55 @@ LEDGER: dict[str, Any] = {
     },
 }
 
+DELEGATION: dict[str, Any] = {
+    "delegation_delegations": {
+        "id": "00000000-0000-7000-8000-000000000004",
+        "execution": "remote",
+        "status": "offered",
+        "revision": 1,
+        "events": 1,
+        "requester_agent_id": "@acme:mailer",
+        "requester_owner_id": OWNER,
+        "delegate_agent_id": "@acme:reader",
+        "delegate_owner_id": OWNER,
+        "delegate_version": "1.0.0",
+        "delegate_digest": "sha256:" + "0" * 64,
+        "task_spec": "Read it",
+        "estimated_micros": 5,
+        "max_budget_micros": 5,
+        "authorized_micros": 5,
+        "metered_micros": 0,
+        "held_micros": 5,
+        "breaker_level": 0,
+        "auto_reauthorize": True,
+        "simulated": False,
+        "policy_decision": "{}",
+        "lease_seconds": 60,
+        "deadline_seconds": 60,
+        "review_seconds": 60,
+        "lease_number": 0,
+        "due_at": NOW,
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
+    "delegation_events": {
+        "delegation_id": "00000000-0000-7000-8000-000000000004",
+        "number": 1,
+        "kind": "created",
+        "status": "offered",
+        "actor": "@acme:mailer",
+        "details": "{}",
+        "at": NOW,
+    },
+}
+
 # Rows of every table, parents first. A table that is missing here fails test_rows.py.
 ROWS: dict[str, dict[str, Any]] = {
     "access": ACCESS,
     "idempotency": IDEMPOTENCY,
     "registry": REGISTRY,
     "ledger": LEDGER,
+    "delegation": DELEGATION,
 }
 
 

@@ -17,7 +17,8 @@ from tests.migrations.schema import describe, triggers
 
 APPEND_ONLY = {
     "registry": ("registry_evaluations", "registry_usage_reports", "registry_versions"),
-    "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals"),
+    "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals", "ledger_metering_events"),
+    "delegation": ("delegation_events",),
 }
 TABLES = [(scope, table) for scope, tables in APPEND_ONLY.items() for table in tables]
 ACTIONS = {"sqlite": ("delete", "update"), "postgresql": ("delete", "truncate", "update")}

@@ -1,0 +1,380 @@
+"""Delegation's endpoints. The owners of both sides see a delegation, and operators see all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+from flask import Response
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from app import clock
+from app.access.service import Principal
+from app.delegation import answers, contract, creation, documents, queries, schemas, service, work
+from app.delegation.errors import NotAParty
+from app.delegation.models import Delegation
+from app.delegation.settlement import budget_of
+from app.delegation.transitions import Actor
+from app.errors import DomainError
+from app.http.blueprint import Blueprint
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.problems import domain_problem
+from app.http.responses import json_response
+from app.http.schemas import Schema
+from app.ledger.metering import list_delegation_events
+from app.money import to_usd
+
+blueprint = Blueprint(
+    "delegation",
+    __name__,
+    url_prefix="/v1/delegations",
+    description="Tasks that agents hand to each other under a budget.",
+)
+
+Body = dict[str, Any]
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _actor(principal: Principal) -> Actor:
+    return Actor(principal.owner_id, principal.key_id, principal.has_role("admin"))
+
+
+def _response(session: Session, delegation: Any, **more: Any) -> Response:
+    document = documents.delegation_document(
+        delegation, queries.list_events(session, delegation.id)
+    )
+    return json_response(document | more, location=f"/v1/delegations/{delegation.id}")
+
+
+def _created(one: creation.Created) -> Body:
+    row, events = _Row(one.row), [_Row(event) for event in one.events]
+    return documents.delegation_document(row, events)
+
+
+class _Row:
+    """The columns of a row about to be written, as attributes."""
+
+    def __init__(self, columns: Body) -> None:
+        self.__dict__.update(columns)
+
+
+@blueprint.write(
+    "POST",
+    "",
+    body=schemas.CreateDelegation(),
+    returns=answers.DelegationOut(),
+    problems=(404, 422),
+)
+def create_delegation(session: Session, principal: Principal, body: Body) -> Response:
+    """Delegate a task: report inline work that is done, or offer remote work."""
+    (result,) = creation.create(session, _actor(principal), [body])
+    if isinstance(result, DomainError):
+        raise result
+    return json_response(_created(result), location=f"/v1/delegations/{result.row['id']}")
+
+
+@blueprint.write(
+    "POST",
+    "/batch",
+    body=schemas.CreateBatch(),
+    returns=answers.BatchOut(),
+)
+def create_batch(session: Session, principal: Principal, body: Body) -> Response:
+    """Report up to 100 pieces of inline work; each is settled, or refused, on its own."""
+    results = creation.create(session, _actor(principal), body["delegations"])
+    entries = [_batch_entry(index, result) for index, result in enumerate(results)]
+    succeeded = sum(entry["succeeded"] for entry in entries)
+    return json_response(
+        {"succeeded": succeeded, "failed": len(entries) - succeeded, "results": entries}
+    )
+
+
+def _batch_entry(index: int, result: creation.Created | DomainError) -> Body:
+    if isinstance(result, DomainError):
+        problem = orjson.loads(domain_problem(result).get_data())
+        return {"index": index, "succeeded": False, "delegation": None, "problem": problem}
+    return {"index": index, "succeeded": True, "delegation": _created(result), "problem": None}
+
+
+@blueprint.write(
+    "POST",
+    "/claim",
+    body=schemas.Claim(),
+    returns=answers.LeasedDelegationOut(),
+    problems=(404,),
+)
+def claim(session: Session, principal: Principal, body: Body) -> Response:
+    """Take on the oldest task that waits for an agent; 404 `no_task_offered` while none does."""
+    return _leased(session, work.claim(session, _actor(principal), body["agent_id"]))
+
+
+def _leased(session: Session, delegation: Delegation) -> Response:
+    assert delegation.lease_expires_at is not None  # noqa: S101 (a lease was just given)
+    return _response(
+        session,
+        delegation,
+        lease_token=delegation.lease_token,
+        lease_expires_at=clock.isoformat(delegation.lease_expires_at),
+    )
+
+
+Step = Callable[[Session, Actor, str, Body], Response]
+
+
+def _command(
+    name: str, body: Schema, returns: Schema, *, role: str = "developer"
+) -> Callable[[Step], Step]:
+    """Declare a command to one delegation."""
+
+    def declare(step: Step) -> Step:
+        def view(
+            session: Session, principal: Principal, body: Body, delegation_id: str
+        ) -> Response:
+            return step(session, _actor(principal), delegation_id, body)
+
+        view.__name__, view.__doc__ = step.__name__, step.__doc__
+        path = f"/<delegation_id>/{name}"
+        blueprint.write("POST", path, body=body, returns=returns, problems=(404, 422), role=role)(
+            view
+        )
+        return step
+
+    return declare
+
+
+@_command("accept", schemas.Empty(), answers.LeasedDelegationOut())
+def accept(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
+    """Take on an offered task, or one whose worker let its lease run out."""
+    return _leased(session, work.accept(session, actor, delegation_id))
+
+
+@_command("decline", schemas.Reason(), answers.DelegationOut())
+def decline(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Turn down an offered task; everything held goes back."""
+    return _response(session, work.decline(session, actor, delegation_id, body["reason"]))
+
+
+@_command("heartbeat", schemas.Lease(), answers.HeartbeatOut())
+def heartbeat(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Give a sign of life: renews the lease and tells whether to stop."""
+    delegation = work.heartbeat(session, actor, delegation_id, body["lease_token"])
+    return json_response(_working(delegation))
+
+
+def _working(delegation: Delegation) -> Body:
+    document = documents.summary_document(delegation)
+    budget = budget_of(delegation)
+    shown = ("delegation_id", "status", "cancel_requested", "budget_controls", "actual_cost_usd")
+    return {
+        **{name: document[name] for name in shown},
+        "lease_expires_at": _time(delegation.lease_expires_at),
+        "deadline_at": _time(delegation.deadline_at),
+        "remaining_usd": to_usd(max(0, budget.authorized - budget.metered)),
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return clock.isoformat(moment) if moment else None
+
+
+@_command("meter", schemas.Meter(), answers.MeterResultOut())
+def meter(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Report use, up to 100 events; each counts once, and the one that crosses 120 % ends it."""
+    reports = [
+        work.Report(
+            event["event_id"],
+            event["operation"],
+            schemas.cost_of(event),
+            event["metadata"],
+            event["occurred_at"],
+        )
+        for event in body["events"]
+    ]
+    delegation, outcomes = work.meter(
+        session, actor, delegation_id, body["lease_token"], reports, body["source"]
+    )
+    results = [
+        {"event_id": report.event_id, "result": outcome, "cost_usd": to_usd(report.cost_micros)}
+        for report, outcome in zip(reports, outcomes, strict=True)
+    ]
+    return json_response({**_working(delegation), "events": results})
+
+
+@_command("ask", schemas.Ask(), answers.DelegationOut())
+def ask(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Ask the requester something that the work waits for."""
+    delegation = work.ask(session, actor, delegation_id, body["lease_token"], body["question"])
+    return _response(session, delegation)
+
+
+@_command("answer", schemas.AnswerQuestion(), answers.DelegationOut())
+def answer(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Answer the delegate's question; work goes on."""
+    return _response(session, service.answer(session, actor, delegation_id, body["answer"]))
+
+
+@_command("deliver", schemas.Deliver(), answers.DelegationOut())
+def deliver(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Hand over the result, for review or (with a review period of 0) for payment."""
+    names = ("output", "output_uri", "output_sha256")
+    deliverable = {name: body[name] for name in names if name in body}
+    return _response(
+        session, work.deliver(session, actor, delegation_id, body["lease_token"], deliverable)
+    )
+
+
+@_command("fail", schemas.Fail(), answers.DelegationOut())
+def fail(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Give the task up; everything held goes back to the requester."""
+    delegation = work.fail(session, actor, delegation_id, body["lease_token"], body["reason"])
+    return _response(session, delegation)
+
+
+@_command("accept-result", schemas.Empty(), answers.DelegationOut())
+def accept_result(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
+    """Accept what was delivered: the charge is paid, the rest of what is held goes back."""
+    return _response(session, service.accept_result(session, actor, delegation_id))
+
+
+@_command("dispute", schemas.Dispute(), answers.DelegationOut())
+def dispute(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Contest what was delivered; an operator decides within 7 days, or it is paid in full."""
+    return _response(session, service.dispute(session, actor, delegation_id, body["reason"]))
+
+
+@_command("resolve", schemas.Resolve(), answers.DelegationOut(), role="admin")
+def resolve(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Decide a dispute: what the delegate is paid."""
+    return _response(
+        session,
+        service.resolve(session, actor, delegation_id, body["charge_usd"], body["reason"]),
+    )
+
+
+@_command("reauthorize", schemas.Reauthorize(), answers.DelegationOut())
+def reauthorize(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Authorize more, so that paused work can go on; inline work, which is done, is settled."""
+    return _response(
+        session, service.reauthorize(session, actor, delegation_id, body["new_estimate_usd"])
+    )
+
+
+@_command("cancel", schemas.Cancel(), answers.DelegationOut())
+def cancel(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+    """Call a delegation off; a worker at work has 30 seconds to confirm with its lease token."""
+    return _response(
+        session,
+        service.cancel(session, actor, delegation_id, body["lease_token"], body["reason"]),
+    )
+
+
+@blueprint.read(
+    "", query=schemas.DelegationListQuery(), returns=answers.DelegationListOut(), role="viewer"
+)
+def list_delegations(connection: Connection, principal: Principal, query: Body) -> Response:
+    """List delegations of your agents on either side, newest first; an operator's list has all."""
+    limit, cursor = query.pop("limit"), query.pop("cursor")
+    before = _position(cursor) if cursor else None
+    owner_id = None if principal.has_role("admin") else principal.owner_id
+    rows = queries.list_delegations(
+        connection, owner_id=owner_id, **query, limit=limit + 1, before=before
+    )
+    following = _cursor(rows[limit - 1]) if len(rows) > limit else None
+    now = clock.now()
+    shown = {
+        name: clock.isoformat(value) if isinstance(value, datetime) else value
+        for name, value in query.items()
+    }
+    return json_response(
+        {
+            "data": [
+                documents.summary_document(documents.effective(row, now)) for row in rows[:limit]
+            ],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, **shown, limit=limit),
+    )
+
+
+def _cursor(row: Any) -> str:
+    return encode_cursor(f"{(row.created_at - EPOCH) // timedelta(microseconds=1)}|{row.id}")
+
+
+def _position(cursor: str) -> tuple[datetime, str]:
+    """Return the time and the id that a cursor holds."""
+    micros, _, delegation_id = decode_cursor(cursor, "[0-9]{1,16}[|][0-9a-f-]{36}").partition("|")
+    return EPOCH + timedelta(microseconds=int(micros)), delegation_id
+
+
+@blueprint.read("/contract", returns=answers.ContractOut(), role="viewer")
+def get_contract(_: Connection, __: Principal) -> Response:
+    """Show the contract that every delegation is made under."""
+    return json_response(contract.CONTRACT)
+
+
+@blueprint.read("/contract/schema", returns=answers.ContractSchemaOut())
+def get_contract_schema(_: Connection) -> Response:
+    """Show the JSON Schema of the contract."""
+    return json_response(contract.SCHEMA)
+
+
+def _visible(connection: Connection, principal: Principal, delegation_id: str) -> Any:
+    """Return a delegation as it is now, if the caller may see it. Raises ``NotAParty``."""
+    row = queries.find_delegation(connection, delegation_id)
+    owners = (row.requester_owner_id, row.delegate_owner_id)
+    if principal.owner_id not in owners and not principal.has_role("admin"):
+        raise NotAParty("the delegation is between agents of other owners")
+    return documents.effective(row, clock.now())
+
+
+@blueprint.read("/<delegation_id>", returns=answers.DelegationOut(), problems=(404,), role="viewer")
+def get_delegation(connection: Connection, principal: Principal, delegation_id: str) -> Response:
+    """Show a delegation."""
+    row = _visible(connection, principal, delegation_id)
+    events = queries.list_events(connection, delegation_id)
+    return json_response(documents.delegation_document(row, events))
+
+
+@blueprint.read(
+    "/<delegation_id>/status",
+    returns=answers.DelegationStatusOut(),
+    problems=(404,),
+    role="viewer",
+)
+def get_status(connection: Connection, principal: Principal, delegation_id: str) -> Response:
+    """Show a delegation with its audit trail: every transition and every metering event."""
+    row = _visible(connection, principal, delegation_id)
+    events = queries.list_events(connection, delegation_id)
+    trail = documents.audit_trail(
+        events, list_delegation_events(connection, delegation_id, limit=documents.MAX_TRAIL)
+    )
+    return json_response(documents.delegation_document(row, events) | {"audit_trail": trail})
+
+
+@blueprint.read(
+    "/<delegation_id>/events",
+    query=PageQuery(),
+    returns=answers.DelegationEventListOut(),
+    problems=(404,),
+    role="viewer",
+)
+def list_events(
+    connection: Connection, principal: Principal, query: Body, delegation_id: str
+) -> Response:
+    """List what happened to a delegation, oldest first."""
+    _visible(connection, principal, delegation_id)
+    limit, cursor = query["limit"], query["cursor"]
+    after = int(decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
+    rows = queries.list_events(connection, delegation_id, limit=limit + 1, after=after)
+    following = encode_cursor(str(rows[limit - 1].number)) if len(rows) > limit else None
+    return json_response(
+        {
+            "delegation_id": delegation_id,
+            "events": [documents.event_document(row) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )

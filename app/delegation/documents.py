@@ -1,0 +1,226 @@
+"""Delegation's answers: rows into the documents clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from app import clock
+from app.delegation import breaker, lifecycle
+from app.delegation.contract import CONTRACT
+from app.delegation.settlement import budget_of
+from app.money import to_usd
+
+# An audit trail in one answer holds at most this many entries; the events endpoints hold all.
+MAX_TRAIL = 1000
+
+# Which stages of the lifecycle an event begins. Each stage is shown once, by its first event.
+_STAGES = {
+    "created": ("discovery", "negotiation"),
+    "accepted": ("execution",),
+    "delivered": ("delivery",),
+    "closed": ("settlement", "feedback"),
+}
+
+
+def effective(row: Any, now: datetime) -> Any:
+    """Return a delegation as it is at ``now``, though the system may not have written it yet."""
+    due = lifecycle.overdue(row, now)
+    if due is None:
+        return row
+    shown = SimpleNamespace(
+        **{name: getattr(row, name) for name in _COLUMNS},
+    )
+    shown.status, shown.closed_at, shown.due_at = due.status, due.at, None
+    shown.charged_micros = budget_of(row).charge if due.paid else 0
+    return shown
+
+
+_COLUMNS = (
+    "id",
+    "execution",
+    "status",
+    "revision",
+    "requester_agent_id",
+    "requester_owner_id",
+    "delegate_agent_id",
+    "delegate_owner_id",
+    "delegate_version",
+    "delegate_digest",
+    "capability_id",
+    "task_spec",
+    "task_input",
+    "estimated_micros",
+    "max_budget_micros",
+    "authorized_micros",
+    "metered_micros",
+    "held_micros",
+    "charged_micros",
+    "breaker_level",
+    "auto_reauthorize",
+    "simulated",
+    "policy_decision",
+    "lease_expires_at",
+    "lease_seconds",
+    "deadline_at",
+    "cancel_requested_at",
+    "due_at",
+    "deliverable",
+    "created_at",
+    "updated_at",
+    "closed_at",
+)
+
+
+def _time(moment: datetime | None) -> str | None:
+    return clock.isoformat(moment) if moment else None
+
+
+def summary_document(row: Any) -> dict[str, Any]:
+    """Return what every view of a delegation shows: who, what, its state and its money."""
+    due = lifecycle.next_due(row)
+    budget = budget_of(row)
+    closed = row.charged_micros is not None
+    return {
+        "delegation_id": row.id,
+        "execution": row.execution,
+        "status": row.status,
+        "a2a_state": lifecycle.A2A_STATES[row.status],
+        "requester_agent_id": row.requester_agent_id,
+        "delegate_agent_id": row.delegate_agent_id,
+        "delegate_version": row.delegate_version,
+        "delegate_digest": row.delegate_digest,
+        "capability_id": row.capability_id,
+        "task_spec": row.task_spec,
+        "simulated": row.simulated,
+        "estimated_cost_usd": to_usd(row.estimated_micros),
+        "max_budget_usd": to_usd(row.max_budget_micros),
+        "authorized_usd": to_usd(row.authorized_micros),
+        "actual_cost_usd": to_usd(row.metered_micros),
+        "held_usd": 0 if closed else to_usd(row.held_micros),
+        "charged_usd": to_usd(row.charged_micros) if closed else None,
+        "refunded_usd": to_usd(row.held_micros - row.charged_micros) if closed else None,
+        "budget_controls": breaker.controls(budget),
+        "allowed_commands": lifecycle.allowed_commands(row.status, row.execution),
+        "cancel_requested": row.cancel_requested_at is not None,
+        "due_at": _time(due.at) if due else None,
+        "due_outcome": {"status": due.status, "reason": due.reason} if due else None,
+        "created_at": _time(row.created_at),
+        "updated_at": _time(row.updated_at),
+        "closed_at": _time(row.closed_at),
+    }
+
+
+def delegation_document(row: Any, events: Sequence[Any]) -> dict[str, Any]:
+    """Return a delegation with its task, its terms, its decision and the stages it has reached."""
+    return summary_document(row) | {
+        "task_input": _json(row.task_input),
+        "deliverable": _json(row.deliverable),
+        "contract": CONTRACT,
+        "policy_decision": orjson.Fragment(row.policy_decision),
+        "lifecycle": list(_lifecycle(row, events)),
+    }
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else orjson.Fragment(text)
+
+
+def _lifecycle(row: Any, events: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    """Yield the stages reached, in order, each with the time of its first event."""
+    reached: dict[str, Any] = {}
+    for event in events:
+        for stage in _STAGES.get(event.kind, ()):
+            reached.setdefault(stage, event)
+    for stages in _STAGES.values():
+        for stage in stages:
+            if stage in reached:
+                yield {
+                    "stage": stage,
+                    "timestamp": clock.isoformat(reached[stage].at),
+                    "details": _stage_details(stage, row, reached[stage]),
+                }
+
+
+def _stage_details(stage: str, row: Any, event: Any) -> dict[str, Any]:
+    details: dict[str, Any] = orjson.loads(event.details)
+    if stage == "discovery":
+        return {
+            "delegate_agent_id": row.delegate_agent_id,
+            "delegate_version": row.delegate_version,
+            "delegate_digest": row.delegate_digest,
+            "capability_id": row.capability_id,
+        }
+    if stage == "negotiation":
+        return {
+            "decision": "allow",
+            "estimated_cost_usd": to_usd(row.estimated_micros),
+            "max_budget_usd": to_usd(row.max_budget_micros),
+            **details,
+        }
+    if stage == "execution":
+        return {"actor": event.actor, "actual_cost_usd": to_usd(row.metered_micros)}
+    if stage == "feedback":
+        own = row.requester_owner_id == row.delegate_owner_id
+        return {"outcome": row.status, "counts_as_evidence": not own and _is_evidence(row)}
+    return {"actor": event.actor, **details}
+
+
+def _is_evidence(row: Any) -> bool:
+    return row.status == lifecycle.COMPLETED or lifecycle.is_evidence_against(row.status)
+
+
+def event_document(event: Any) -> dict[str, Any]:
+    """Return one event of a delegation."""
+    return {
+        "number": event.number,
+        "kind": event.kind,
+        "status": event.status,
+        "actor": event.actor,
+        "key_id": event.key_id,
+        "at": clock.isoformat(event.at),
+        "details": orjson.Fragment(event.details),
+    }
+
+
+def audit_trail(events: Sequence[Any], metering: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return transitions and metering events in the order of time, at most the latest 1000."""
+    transitions = [
+        (
+            event.at,
+            0,
+            event.number,
+            {
+                "type": "transition",
+                "at": clock.isoformat(event.at),
+                "actor": event.actor,
+                "event": event.kind,
+                "status": event.status,
+                "details": orjson.Fragment(event.details),
+            },
+        )
+        for event in events
+    ]
+    usage = [
+        (
+            event.recorded_at,
+            1,
+            event.seq,
+            {
+                "type": "metering",
+                "at": clock.isoformat(event.recorded_at),
+                "actor": event.actor,
+                "event": event.operation,
+                "cost_usd": to_usd(event.cost_micros),
+                "event_id": event.event_id,
+                "details": orjson.Fragment(event.metadata),
+            },
+        )
+        for event in metering
+    ]
+    merged = sorted(transitions + usage, key=lambda entry: entry[:3])
+    return [entry for *_, entry in merged[-MAX_TRAIL:]]

@@ -1,0 +1,151 @@
+"""Entities of the delegation scope. Amounts are micro-USD."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, UTCDateTime, bytewise
+
+# A namespace has at most 64 characters and a slug 128, joined by a colon.
+AGENT_ID_LENGTH = 193
+
+
+class Delegation(Base):
+    """One task handed from a requester agent to a delegate agent, pinned to a version of it.
+
+    ``estimated``, ``authorized`` and ``max_budget`` bound what may be spent, ``metered`` is what
+    was used, ``held`` what escrow holds (or held, once closed) and ``charged`` what was paid.
+    ``due_at`` is when the system acts by itself: every live delegation has such a moment, so that
+    no money is held for ever. ``revision`` grows with every change and guards each of them.
+    """
+
+    __tablename__ = "delegation_delegations"
+    __table_args__ = (
+        CheckConstraint("execution IN ('inline', 'remote')", name="execution_known"),
+        CheckConstraint(
+            "(status IN ('offered', 'in_progress', 'pending_reauthorization', 'input_required',"
+            " 'delivered', 'disputed') AND due_at IS NOT NULL AND closed_at IS NULL"
+            " AND charged_micros IS NULL)"
+            " OR (status IN ('completed', 'failed_hard_stop', 'failed', 'declined', 'expired',"
+            " 'cancelled') AND due_at IS NULL AND closed_at IS NOT NULL"
+            " AND charged_micros IS NOT NULL)",
+            name="live_or_closed",
+        ),
+        CheckConstraint(
+            "estimated_micros > 0 AND estimated_micros <= max_budget_micros", name="estimate"
+        ),
+        CheckConstraint(
+            "authorized_micros > 0 AND authorized_micros <= max_budget_micros", name="authorized"
+        ),
+        CheckConstraint("held_micros > 0 AND held_micros <= max_budget_micros", name="held"),
+        CheckConstraint("metered_micros >= 0", name="metered"),
+        CheckConstraint(
+            "charged_micros IS NULL OR (charged_micros >= 0 AND charged_micros <= held_micros"
+            " AND charged_micros <= metered_micros)",
+            name="charged",
+        ),
+        CheckConstraint("breaker_level IN (0, 80, 100, 120)", name="breaker_level"),
+        CheckConstraint("requester_agent_id <> delegate_agent_id", name="two_agents"),
+        Index("ix_delegation_delegations_created_at_id", "created_at", "id"),
+        *(
+            Index(f"ix_delegation_delegations_{side}_created_at_id", side, "created_at", "id")
+            for side in (
+                "requester_agent_id",
+                "requester_owner_id",
+                "delegate_agent_id",
+                "delegate_owner_id",
+            )
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    execution: Mapped[str] = mapped_column(String(8))
+    status: Mapped[str] = mapped_column(String(24))
+    revision: Mapped[int] = mapped_column(Integer)
+    events: Mapped[int] = mapped_column(Integer)
+    requester_agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    requester_owner_id: Mapped[str] = mapped_column(String(36))
+    delegate_agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    delegate_owner_id: Mapped[str] = mapped_column(String(36))
+    delegate_version: Mapped[str] = mapped_column(bytewise(128))
+    delegate_digest: Mapped[str] = mapped_column(String(71))
+    capability_id: Mapped[str | None] = mapped_column(String(128))
+    task_spec: Mapped[str] = mapped_column(Text)
+    task_input: Mapped[str | None] = mapped_column(Text)
+    estimated_micros: Mapped[int] = mapped_column(BigInteger)
+    max_budget_micros: Mapped[int] = mapped_column(BigInteger)
+    authorized_micros: Mapped[int] = mapped_column(BigInteger)
+    metered_micros: Mapped[int] = mapped_column(BigInteger)
+    held_micros: Mapped[int] = mapped_column(BigInteger)
+    charged_micros: Mapped[int | None] = mapped_column(BigInteger)
+    breaker_level: Mapped[int] = mapped_column(SmallInteger)
+    auto_reauthorize: Mapped[bool] = mapped_column(Boolean)
+    simulated: Mapped[bool] = mapped_column(Boolean)
+    policy_decision: Mapped[str] = mapped_column(Text)
+    lease_seconds: Mapped[int] = mapped_column(Integer)
+    deadline_seconds: Mapped[int] = mapped_column(Integer)
+    review_seconds: Mapped[int] = mapped_column(Integer)
+    lease_number: Mapped[int] = mapped_column(Integer)
+    lease_token: Mapped[str | None] = mapped_column(String(64))
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    deadline_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    deliverable: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    closed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    # Every change of a row names the revision it was decided on (compare and set).
+    __mapper_args__ = {"version_id_col": revision}
+
+
+# What a worker looks for, and what the sweeper looks for: both indexes hold live rows only.
+Index(
+    "ix_delegation_delegations_delegate_agent_id_status_id",
+    Delegation.delegate_agent_id,
+    Delegation.status,
+    Delegation.id,
+    sqlite_where=Delegation.due_at.is_not(None),
+    postgresql_where=Delegation.due_at.is_not(None),
+)
+Index(
+    "ix_delegation_delegations_due_at",
+    Delegation.due_at,
+    sqlite_where=Delegation.due_at.is_not(None),
+    postgresql_where=Delegation.due_at.is_not(None),
+)
+
+
+class DelegationEvent(Base):
+    """Something that happened to a delegation. Rows never change: triggers of the track refuse it.
+
+    ``status`` is the delegation's after the event. ``actor`` is the agent that acted, ``system`` or
+    ``operator``; ``key_id`` is the API key it acted with, none for the system.
+    """
+
+    __tablename__ = "delegation_events"
+
+    delegation_id: Mapped[str] = mapped_column(
+        bytewise(36), ForeignKey("delegation_delegations.id"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(24))
+    status: Mapped[str] = mapped_column(String(24))
+    actor: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    details: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)

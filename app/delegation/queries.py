@@ -1,0 +1,142 @@
+"""Reading delegations: one statement for each table, whatever a page holds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.orm import Session
+
+from app.delegation.errors import DelegationNotFound
+from app.delegation.lifecycle import DELEGATE, REQUESTER
+from app.delegation.models import Delegation, DelegationEvent
+
+Reader = Connection | Session
+AnyRow = Row[*tuple[Any, ...]]
+
+_columns = tuple(Delegation.__table__.c)
+_find_delegation = select(*_columns).where(Delegation.id == bindparam("delegation_id"))
+_list_events = (
+    select(*DelegationEvent.__table__.c)
+    .where(
+        DelegationEvent.delegation_id == bindparam("delegation_id"),
+        DelegationEvent.number > bindparam("after"),
+    )
+    .order_by(DelegationEvent.number)
+    .limit(bindparam("limit"))
+)
+_find_owners = select(Delegation.requester_owner_id, Delegation.delegate_owner_id).where(
+    Delegation.id == bindparam("delegation_id")
+)
+
+
+def find_delegation(reader: Reader, delegation_id: str) -> AnyRow:
+    """Return a delegation's row. Raises ``DelegationNotFound``."""
+    row = reader.execute(_find_delegation, {"delegation_id": delegation_id}).first()
+    if row is None:
+        raise DelegationNotFound(f"no delegation has the id {delegation_id!r}")
+    return row
+
+
+def find_owners(reader: Reader, delegation_id: str) -> tuple[str, ...]:
+    """Return the ids of the owners of both sides; nothing for a delegation that does not exist."""
+    row = reader.execute(_find_owners, {"delegation_id": delegation_id}).first()
+    return tuple(row) if row else ()
+
+
+def list_events(
+    reader: Reader, delegation_id: str, *, limit: int = 1_000_000, after: int = 0
+) -> list[AnyRow]:
+    """Return up to ``limit`` events of a delegation in order, those after the number ``after``."""
+    parameters = {"delegation_id": delegation_id, "limit": limit, "after": after}
+    return list(reader.execute(_list_events, parameters))
+
+
+def list_delegations(
+    reader: Reader,
+    *,
+    owner_id: str | None,
+    agent_id: str | None = None,
+    role: str | None = None,
+    status: str | None = None,
+    created_from: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int,
+    before: tuple[datetime, str] | None = None,
+) -> list[AnyRow]:
+    """Return up to ``limit`` delegations, newest first, older than the position ``before``.
+
+    ``owner_id`` limits them to those with an agent of that owner on either side. Each side has an
+    index in the order of the list, so that the two short runs of a page are all that is read.
+    """
+    filters: list[ColumnElement[bool]] = []
+    if status is not None:
+        filters.append(Delegation.status == status)
+    if created_from is not None:
+        filters.append(Delegation.created_at >= created_from)
+    if created_before is not None:
+        filters.append(Delegation.created_at < created_before)
+    if before is not None:
+        filters.append(tuple_(Delegation.created_at, Delegation.id) < before)
+    sides = [role] if role else [REQUESTER, DELEGATE]
+    if owner_id is None and agent_id is None:
+        # Every delegation has both sides, so that one of them finds them all.
+        sides = [REQUESTER]
+    runs = [_run(side, owner_id, agent_id, filters, limit) for side in sides]
+    newest = union_all(*runs).subquery() if len(runs) > 1 else runs[0].subquery()
+    statement = (
+        select(*_columns)
+        .where(Delegation.id.in_(select(newest.c.id)))
+        .order_by(Delegation.created_at.desc(), Delegation.id.desc())
+        .limit(limit)
+    )
+    return list(reader.execute(statement))
+
+
+def _run(
+    side: str,
+    owner_id: str | None,
+    agent_id: str | None,
+    filters: list[ColumnElement[bool]],
+    limit: int,
+) -> Select[Any]:
+    """Select the newest ids with the agent, else with an agent of the owner, on one side."""
+    table = Delegation.__table__.c
+    conditions = list(filters)
+    if agent_id is not None:
+        conditions.append(table[f"{side}_agent_id"] == agent_id)
+        if owner_id is not None:
+            mine = (Delegation.requester_owner_id, Delegation.delegate_owner_id)
+            conditions.append(or_(*(column == owner_id for column in mine)))
+    elif owner_id is not None:
+        conditions.append(table[f"{side}_owner_id"] == owner_id)
+    run = (
+        select(Delegation.id)
+        .where(*conditions)
+        .order_by(Delegation.created_at.desc(), Delegation.id.desc())
+        .limit(limit)
+        .subquery()
+    )
+    return select(run.c.id)
+
+
+def list_overdue(reader: Reader, now: datetime, *, limit: int) -> list[str]:
+    """Return the ids of up to ``limit`` overdue delegations, longest overdue first."""
+    statement = (
+        select(Delegation.id)
+        .where(Delegation.due_at <= now)
+        .order_by(Delegation.due_at)
+        .limit(limit)
+    )
+    return list(reader.execute(statement).scalars())

@@ -1,0 +1,129 @@
+"""What the requester's side does, and what an operator decides.
+
+Every function runs in the caller's transaction and never commits. Offering a task is in
+``creation``, the delegate's side in ``work``.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from app.delegation import breaker, lifecycle
+from app.delegation.errors import ChargeRefused, CommandNotAllowed, ReauthorizationRefused
+from app.delegation.models import Delegation
+from app.delegation.settlement import budget_of
+from app.delegation.transitions import (
+    Actor,
+    begin,
+    close,
+    grow_hold,
+    record,
+    renew_lease,
+    set_due,
+)
+from app.ledger import service as ledger
+from app.ledger.errors import InsufficientFunds
+from app.money import to_usd
+
+
+def answer(session: Session, actor: Actor, delegation_id: str, text: str) -> Delegation:
+    """Answer the delegate's question; its lease begins anew."""
+    delegation = begin(session, actor, delegation_id, "answer")
+    delegation.status = lifecycle.IN_PROGRESS
+    renew_lease(delegation)
+    record(session, delegation, "answered", delegation.requester_agent_id, actor, answer=text)
+    session.flush()
+    return delegation
+
+
+def accept_result(session: Session, actor: Actor, delegation_id: str) -> Delegation:
+    """Accept what was delivered: the charge goes to the delegate, the rest back."""
+    delegation = begin(session, actor, delegation_id, "accept-result")
+    charge, payer = budget_of(delegation).charge, delegation.requester_agent_id
+    return close(session, delegation, lifecycle.COMPLETED, charge, payer, actor)
+
+
+def dispute(session: Session, actor: Actor, delegation_id: str, reason: str) -> Delegation:
+    """Contest what was delivered; an operator decides, else it is paid in full after 7 days."""
+    delegation = begin(session, actor, delegation_id, "dispute")
+    delegation.status = lifecycle.DISPUTED
+    delegation.due_at = delegation.updated_at + lifecycle.RESOLVE_WITHIN
+    record(session, delegation, "disputed", delegation.requester_agent_id, actor, reason=reason)
+    session.flush()
+    return delegation
+
+
+def resolve(
+    session: Session, actor: Actor, delegation_id: str, charge_micros: int, reason: str
+) -> Delegation:
+    """Decide a dispute: what the delegate is paid. Raises ``ChargeRefused`` above what was used."""
+    delegation = begin(session, actor, delegation_id, "resolve")
+    most = budget_of(delegation).charge
+    if charge_micros > most:
+        raise ChargeRefused(
+            f"expected a charge of at most {to_usd(most)} USD, which is what was used and is held",
+            max_charge_usd=to_usd(most),
+        )
+    operator = lifecycle.OPERATOR
+    return close(
+        session, delegation, lifecycle.COMPLETED, charge_micros, operator, actor, reason=reason
+    )
+
+
+def reauthorize(
+    session: Session, actor: Actor, delegation_id: str, new_estimate_micros: int
+) -> Delegation:
+    """Authorize more, so that work can go on; inline work, which is done, is settled.
+
+    Raises ``ReauthorizationRefused`` and ``InsufficientFunds``.
+    """
+    delegation = begin(session, actor, delegation_id, "reauthorize")
+    try:
+        budget = breaker.reauthorize(budget_of(delegation), new_estimate_micros)
+    except ValueError as error:
+        raise ReauthorizationRefused(
+            str(error),
+            metered_usd=to_usd(delegation.metered_micros),
+            max_budget_usd=to_usd(delegation.max_budget_micros),
+        ) from None
+    payer = delegation.requester_agent_id
+    if ledger.lock_balances(session, [payer])[payer] < budget.held - delegation.held_micros:
+        raise InsufficientFunds(f"the balance of {payer} does not cover the new estimate")
+    grow_hold(session, actor, delegation, budget.held)
+    delegation.authorized_micros = budget.authorized
+    delegation.breaker_level = budget.level
+    delegation.status = lifecycle.IN_PROGRESS
+    shown = to_usd(budget.authorized)
+    record(session, delegation, "reauthorized", payer, actor, authorized_usd=shown)
+    if delegation.execution == lifecycle.INLINE:
+        return close(session, delegation, lifecycle.COMPLETED, budget.charge, payer, actor)
+    renew_lease(delegation)
+    session.flush()
+    return delegation
+
+
+def cancel(
+    session: Session, actor: Actor, delegation_id: str, token: str | None, reason: str | None
+) -> Delegation:
+    """Call a delegation off.
+
+    A worker at work sees the request in the answer to its next heartbeat and confirms it by giving
+    its own lease token here; without that the system cancels after 30 seconds. What was metered by
+    then is paid. Where nobody is at work the delegation is cancelled at once.
+    """
+    delegation = begin(session, actor, delegation_id, "cancel", token)
+    payer, payee = delegation.requester_agent_id, delegation.delegate_agent_id
+    if delegation.status == lifecycle.IN_PROGRESS and token is None:
+        if delegation.cancel_requested_at is None:
+            delegation.cancel_requested_at = delegation.updated_at
+            set_due(delegation)
+            record(session, delegation, "cancel_requested", payer, actor, reason=reason)
+        session.flush()
+        return delegation
+    if token is not None and delegation.cancel_requested_at is None:
+        raise CommandNotAllowed(
+            "the requester has not asked to cancel; give the task up with fail",
+            allowed_commands=lifecycle.allowed_commands(delegation.status),
+        )
+    charge, agent = budget_of(delegation).charge, payee if token else payer
+    return close(session, delegation, lifecycle.CANCELLED, charge, agent, actor, reason=reason)

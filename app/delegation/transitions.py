@@ -1,0 +1,204 @@
+"""Moving a delegation from one state to the next: its row, its money and its events together.
+
+A command begins with ``begin``, which locks the row and lets the clock act first; what follows is
+one transition. Nothing here commits.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy.orm import Session
+
+from app import clock
+from app.delegation import lifecycle
+from app.delegation.errors import (
+    BudgetStopped,
+    CommandNotAllowed,
+    DelegationNotFound,
+    DelegationOverdue,
+    LeaseLost,
+    NotAParty,
+)
+from app.delegation.models import Delegation, DelegationEvent
+from app.delegation.settlement import budget_of, evidence, movement_of_close
+from app.ledger import service as ledger
+from app.ledger.service import Leg, Movement
+from app.money import to_usd
+from app.registry.service import record_outcomes
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who gives a command: an owner, with which key, and whether as an operator."""
+
+    owner_id: str
+    key_id: str
+    is_operator: bool
+
+
+def begin(
+    session: Session, actor: Actor, delegation_id: str, command: str, token: str | None = None
+) -> Delegation:
+    """Return the locked delegation if the actor may give it the command now.
+
+    Raises ``DelegationNotFound``, ``NotAParty``, ``DelegationOverdue`` (the system has acted),
+    ``CommandNotAllowed``, ``BudgetStopped`` and ``LeaseLost``.
+    """
+    delegation = session.get(Delegation, delegation_id, with_for_update=True)
+    if delegation is None:
+        raise DelegationNotFound(f"no delegation has the id {delegation_id!r}")
+    _require_side(
+        delegation, actor, lifecycle.DELEGATE if token else lifecycle.COMMANDS[command].side
+    )
+    now = clock.now()
+    due = lifecycle.overdue(delegation, now)
+    if due is not None:
+        lapse(session, delegation, due, now)
+        session.flush()
+        raise DelegationOverdue(
+            f"the command came too late: {due.reason}; the delegation is {due.status}",
+            delegation_status=due.status,
+        )
+    if command == "meter" and delegation.status == lifecycle.FAILED_HARD_STOP:
+        raise BudgetStopped("120 % of the authorized amount was crossed; nothing more is metered")
+    allowed = lifecycle.allowed_commands(delegation.status, delegation.execution)
+    if command not in allowed:
+        raise CommandNotAllowed(
+            f"a delegation that is {delegation.status} cannot be given {command}",
+            delegation_status=delegation.status,
+            allowed_commands=allowed,
+        )
+    if token is not None:
+        present = delegation.lease_token or ""
+        if not hmac.compare_digest(present.encode(), token.encode()):
+            raise LeaseLost("the lease token is not the present one; another worker has the task")
+    delegation.updated_at = now
+    return delegation
+
+
+def _require_side(delegation: Delegation, actor: Actor, side: str) -> None:
+    holder = {
+        lifecycle.REQUESTER: delegation.requester_owner_id,
+        lifecycle.DELEGATE: delegation.delegate_owner_id,
+    }.get(side)
+    if actor.owner_id == holder or (side == lifecycle.OPERATOR and actor.is_operator):
+        return
+    if actor.owner_id not in (delegation.requester_owner_id, delegation.delegate_owner_id):
+        raise NotAParty("the delegation is between agents of other owners")
+    raise NotAParty(f"this command is for the {side} of the delegation")
+
+
+def renew_lease(delegation: Delegation) -> None:
+    """Let the present lease run on for its full length from now."""
+    delegation.lease_expires_at = delegation.updated_at + timedelta(
+        seconds=delegation.lease_seconds
+    )
+    set_due(delegation)
+
+
+def set_due(delegation: Delegation) -> None:
+    """Set the moment the system acts to the first of the clocks that run while work goes on."""
+    due = lifecycle.next_due(delegation)
+    delegation.due_at = due.at if due else None
+
+
+def grow_hold(session: Session, actor: Actor, delegation: Delegation, held: int) -> None:
+    """Move what the hold grows by into escrow. Raises ``InsufficientFunds``."""
+    more = held - delegation.held_micros
+    if not more:
+        return
+    leg = Leg(
+        ledger.agent_account(delegation.requester_agent_id),
+        ledger.escrow_account(delegation.id),
+        more,
+    )
+    # The revision makes the key one of its own for each growth of this delegation.
+    dedupe_key = f"hold:{delegation.id}:{delegation.revision}"
+    ledger.book(session, [Movement("hold", dedupe_key, [leg], delegation.id)], actor.owner_id)
+    delegation.held_micros = held
+
+
+def record(
+    session: Session,
+    delegation: Delegation,
+    kind: str,
+    actor_id: str,
+    actor: Actor | None = None,
+    **details: Any,
+) -> None:
+    """Add an event in the delegation's present status; ``actor`` None is the system."""
+    delegation.events += 1
+    session.add(
+        DelegationEvent(
+            delegation_id=delegation.id,
+            number=delegation.events,
+            kind=kind,
+            status=delegation.status,
+            actor=actor_id,
+            key_id=actor.key_id if actor else None,
+            details=orjson.dumps(details).decode(),
+            at=delegation.updated_at,
+        )
+    )
+
+
+def close(
+    session: Session,
+    delegation: Delegation,
+    status: str,
+    charge: int,
+    actor_id: str,
+    actor: Actor | None = None,
+    **details: Any,
+) -> Delegation:
+    """Close a delegation: pay ``charge`` from escrow, give the rest back, count the outcome."""
+    held = delegation.held_micros
+    movement = movement_of_close(
+        delegation.id, delegation.requester_agent_id, delegation.delegate_agent_id, charge, held
+    )
+    delegation.status = status
+    delegation.charged_micros = charge
+    delegation.closed_at = delegation.updated_at
+    delegation.due_at = None
+    delegation.lease_token = None
+    record(
+        session,
+        delegation,
+        "closed",
+        actor_id,
+        actor,
+        charged_usd=to_usd(charge),
+        refunded_usd=to_usd(held - charge),
+        **details,
+    )
+    session.flush()
+    ledger.book(session, [movement], actor.owner_id if actor else lifecycle.SYSTEM)
+    columns = {name: getattr(delegation, name) for name in Delegation.__table__.c.keys()}  # noqa: SIM118
+    record_outcomes(session, evidence([columns]))
+    return delegation
+
+
+def lapse(session: Session, delegation: Delegation, due: lifecycle.Due, now: datetime) -> None:
+    """Do what the system does with a delegation whose time has run out."""
+    delegation.updated_at = now
+    charge = budget_of(delegation).charge if due.paid else 0
+    close(session, delegation, due.status, charge, lifecycle.SYSTEM, reason=due.reason)
+
+
+def close_overdue(session: Session, delegation_id: str) -> bool:
+    """Close a delegation if its time has run out; False when it has not, or somebody is at it.
+
+    Several servers may sweep at once: none waits for a row that another has locked.
+    """
+    delegation = session.get(Delegation, delegation_id, with_for_update={"skip_locked": True})
+    now = clock.now()
+    due = lifecycle.overdue(delegation, now) if delegation else None
+    if delegation is None or due is None:
+        return False
+    lapse(session, delegation, due, now)
+    return True

@@ -1,0 +1,101 @@
+"""What delegations must do, said a second time and as simply as possible.
+
+The model holds balances and tasks in plain integers of micro-USD and knows nothing of databases,
+HTTP or concurrency. The state machine in ``test_machine.py`` holds the service to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+CLOSED = ("completed", "failed_hard_stop", "failed", "declined", "expired", "cancelled")
+OK, REFUSED, LATE = 200, 409, 409
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Task:
+    """One delegation as the model sees it."""
+
+    inline: bool
+    authorized: int
+    maximum: int
+    auto: bool
+    review: timedelta
+    due: datetime
+    held: int = 0
+    metered: int = 0
+    charged: int = 0
+    status: str = "offered"
+    deadline: datetime | None = None
+    lease_end: datetime | None = None
+    cancel_at: datetime | None = None
+    seen: set[str] = field(default_factory=set)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status not in CLOSED
+
+    @property
+    def charge(self) -> int:
+        return min(self.metered, self.held)
+
+
+@dataclass
+class Model:
+    """Two agents' money, and the tasks that the payer gave the worker."""
+
+    now: datetime
+    payer: int = 0
+    worker: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict)
+
+    def total(self) -> int:
+        """Return all money that is somewhere."""
+        return self.payer + self.worker + sum(t.held for t in self.tasks.values() if t.is_open)
+
+    def close(self, task: Task, status: str, charge: int) -> None:
+        """End a task: the charge to the worker, the rest back."""
+        self.worker += charge
+        self.payer += task.held - charge
+        task.status, task.charged = status, charge
+
+    def lapse(self, task: Task) -> bool:
+        """Let the clock act; True if it did."""
+        if not task.is_open or self.now < self.due(task):
+            return False
+        if task.status == "offered":
+            self.close(task, "expired", 0)
+        elif task.status in ("pending_reauthorization", "input_required"):
+            self.close(task, "expired", task.charge)
+        elif task.status in ("delivered", "disputed"):
+            self.close(task, "completed", task.charge)
+        elif task.cancel_at is not None and self.due(task) == task.cancel_at:
+            self.close(task, "cancelled", task.charge)
+        else:
+            self.close(task, "failed", 0)
+        return True
+
+    def due(self, task: Task) -> datetime:
+        """Return when the clock acts on an open task."""
+        if task.status != "in_progress":
+            return task.due
+        assert task.deadline is not None
+        assert task.lease_end is not None
+        clocks = [task.deadline, task.lease_end + timedelta(seconds=120)]
+        return min([*clocks, task.cancel_at] if task.cancel_at else clocks)
+
+    def add_cost(self, task: Task, cost: int) -> str:
+        """Meter one cost on a task that takes it: ``go``, ``pause`` or ``stop``."""
+        task.metered += cost
+        if task.metered * 100 >= task.authorized * 120:
+            return "stop"
+        if task.metered >= task.authorized and task.status != "pending_reauthorization":
+            more = max(0, min(task.metered, task.maximum) - task.held)
+            if not task.auto or more > self.payer:
+                task.status = "pending_reauthorization"
+                return "pause"
+            self.payer -= more
+            task.held += more
+        return "go"

@@ -1,0 +1,110 @@
+"""The table of states, and the clocks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from app.delegation import contract, lifecycle
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+
+def working(**changes: Any) -> SimpleNamespace:
+    columns = {
+        "status": "in_progress",
+        "due_at": NOW,
+        "lease_seconds": 60,
+        "lease_expires_at": NOW + timedelta(seconds=60),
+        "deadline_at": NOW + timedelta(hours=1),
+        "cancel_requested_at": None,
+    }
+    return SimpleNamespace(**(columns | changes))
+
+
+def test_every_state_has_a_view_in_a2a() -> None:
+    assert set(lifecycle.A2A_STATES) == set(lifecycle.STATUSES)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("offered", ["accept", "cancel", "decline"]),
+        (
+            "in_progress",
+            ["accept", "ask", "cancel", "deliver", "fail", "heartbeat", "meter"],
+        ),
+        ("pending_reauthorization", ["cancel", "fail", "heartbeat", "meter", "reauthorize"]),
+        ("input_required", ["answer", "cancel", "fail", "heartbeat"]),
+        ("delivered", ["accept-result", "dispute"]),
+        ("disputed", ["resolve"]),
+        *((status, []) for status in lifecycle.TERMINAL),
+    ],
+)
+def test_commands_of_a_state(status: str, expected: list[str]) -> None:
+    assert lifecycle.allowed_commands(status) == expected
+
+
+def test_inline_work_is_done_so_only_money_is_left_to_decide() -> None:
+    allowed = lifecycle.allowed_commands("pending_reauthorization", "inline")
+    assert allowed == ["cancel", "reauthorize"]
+
+
+def test_a_worker_without_a_sign_of_life_is_lost_after_three_leases() -> None:
+    due = lifecycle.next_due(working())
+    assert due is not None
+    assert (due.status, due.paid, due.at) == ("failed", False, NOW + timedelta(seconds=180))
+
+
+def test_the_deadline_comes_first_when_it_is_nearer() -> None:
+    due = lifecycle.next_due(working(deadline_at=NOW + timedelta(seconds=30)))
+    assert due is not None
+    assert (due.status, due.reason) == ("failed", "the deadline passed")
+
+
+def test_a_cancellation_is_forced_after_its_grace_and_pays_what_was_used() -> None:
+    due = lifecycle.next_due(working(cancel_requested_at=NOW))
+    assert due is not None
+    assert (due.status, due.paid, due.at) == ("cancelled", True, NOW + timedelta(seconds=30))
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "paid"),
+    [
+        ("offered", "expired", False),
+        ("pending_reauthorization", "expired", True),
+        ("input_required", "expired", True),
+        ("delivered", "completed", True),
+        ("disputed", "completed", True),
+    ],
+)
+def test_every_waiting_state_ends_by_itself(status: str, outcome: str, paid: bool) -> None:
+    row = working(status=status)
+    due = lifecycle.overdue(row, NOW)
+    assert due is not None
+    assert (due.status, due.paid) == (outcome, paid)
+    assert lifecycle.overdue(row, NOW - timedelta(microseconds=1)) is None
+
+
+@pytest.mark.parametrize("status", lifecycle.TERMINAL)
+def test_nothing_happens_to_what_is_closed(status: str) -> None:
+    row = working(status=status, due_at=None)
+    assert lifecycle.next_due(row) is None
+    assert lifecycle.overdue(row, NOW) is None
+
+
+def test_the_contract_is_what_its_schema_says_and_is_closed() -> None:
+    validator = jsonschema_rs.Draft202012Validator(contract.SCHEMA)
+    validator.validate(contract.CONTRACT)
+    assert not validator.is_valid({**contract.CONTRACT, "more": 1})
+    for member in contract.CONTRACT:
+        assert not validator.is_valid({k: v for k, v in contract.CONTRACT.items() if k != member})
+    assert contract.CONTRACT["retry_matrix"]["transient_network_error"] == {
+        "max_retries": 2,
+        "backoff_ms": [100, 250],
+        "idempotency_required": True,
+    }

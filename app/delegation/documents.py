@@ -217,7 +217,7 @@ def audit_trail(events: Sequence[Any], metering: Sequence[Any]) -> list[dict[str
                 "event": event.operation,
                 "cost_usd": to_usd(event.cost_micros),
                 "event_id": event.event_id,
-                "details": orjson.Fragment(event.metadata),
+                "details": orjson.Fragment(event.meta),
             },
         )
         for event in metering

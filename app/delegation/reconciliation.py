@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, func, literal, or_, select
 from app.delegation.lifecycle import LIVE, TERMINAL
 from app.delegation.models import Delegation
 from app.idempotency.queries import created_resources, list_unanswered
-from app.ledger.metering import costs_by_delegation
+from app.ledger.metering import metered_by_delegation
 from app.ledger.queries import Reader, closing_payments, closings, escrow_balances
 from app.ledger.reconciliation import MAX_FINDINGS
 from app.ledger.reconciliation import RULES as LEDGER_RULES
@@ -48,11 +48,11 @@ def _live_escrows_hold_what_is_held(reader: Reader) -> Iterator[str]:
 
 
 def _metered_is_the_sum_of_events(reader: Reader) -> Iterator[str]:
-    costs = costs_by_delegation().subquery()
+    costs = metered_by_delegation()
     wrong = (
         select(Delegation.id)
         .outerjoin(costs, costs.c.delegation_id == Delegation.id)
-        .where(func.coalesce(costs.c.cost, 0) != Delegation.metered_micros)
+        .where(func.coalesce(costs.c.metered_micros, 0) != Delegation.metered_micros)
     )
     for delegation_id in _ids(reader, wrong):
         yield f"{delegation_id}: what was metered is not the sum of its events"
@@ -134,5 +134,5 @@ _OWN = (
     ("R10", "every closed delegation was closed exactly once", _closed_once),
 )
 
-# All rules, the ledger's own among them, by their numbers.
-RULES = tuple(sorted((*LEDGER_RULES, *_OWN), key=lambda rule: int(rule[0][1:])))
+# All rules, the ledger's own among them.
+RULES = (*LEDGER_RULES, *_OWN)

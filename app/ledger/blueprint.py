@@ -298,7 +298,7 @@ def _metering_row(row: Any) -> dict[str, Any]:
         "actor": row.actor,
         "operation": row.operation,
         "cost_usd": to_usd(row.cost_micros),
-        "metadata": orjson.Fragment(row.metadata),
+        "metadata": orjson.Fragment(row.meta),
         "delegation_id": row.delegation_id,
         "source": row.source,
         "event_id": row.event_id,

@@ -1,4 +1,7 @@
-"""Metering: what was used, by whom, and what it cost; each event counts once for ever."""
+"""Metering: what was done, by whom, and what it cost. Events are only ever added.
+
+Like the service, functions run in the caller's transaction and never commit; costs are micro-USD.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,44 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Row, Select, bindparam, cast, func, select, tuple_, union_all
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Subquery,
+    bindparam,
+    cast,
+    func,
+    select,
+    tuple_,
+    union,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from app import clock
+from app import clock, ids
 from app.canonical import canonical_json
+from app.db import Base
+from app.ledger import models
 from app.ledger.errors import MeteringEventReused
-from app.ledger.models import MeteringEvent as Recorded
-from app.ledger.queries import Reader
+from app.ledger.queries import AnyRow, Reader
 
-AnyRow = Row[*tuple[Any, ...]]
-# The source of what the service itself does.
+# Who reports what the service itself does.
 SERVICE = "service"
+MAX_SEQ = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class MeteringEvent:
-    """One use of something. ``source`` and ``event_id`` name it for ever; the cost is micro-USD.
+    """One unit of reported work or cost.
 
-    ``owner_id`` is whose work it is, ``payer_owner_id`` who pays for it, None where nobody does.
+    ``source`` says who reports it and ``event_id`` is the source's name for it, for ever.
+    ``actor`` is shown to readers: an agent's id or an owner's name. ``owner_id`` is whose work is
+    reported, ``payer_owner_id`` who pays for it; both may read the event.
     """
 
     source: str
@@ -42,57 +60,61 @@ class MeteringEvent:
     metadata: Mapping[str, Any]
     occurred_at: datetime
 
-    @property
+    @cached_property
     def payload_hash(self) -> str:
-        """The SHA-256, in hexadecimal, of what a repetition must have in common with the event.
+        """The SHA-256, in hexadecimal, of what makes two reports under one id the same event.
 
-        When it occurred does not count: where nobody says so it is the time of the report.
+        That is everything but the time: a source that names none gets the time of each attempt.
         """
         payload = {
-            "delegation_id": self.delegation_id,
             "operation": self.operation,
             "cost_micros": self.cost_micros,
+            "actor": self.actor,
+            "owner_id": self.owner_id,
+            "payer_owner_id": self.payer_owner_id,
+            "delegation_id": self.delegation_id,
             "metadata": dict(self.metadata),
         }
         return hashlib.sha256(canonical_json(payload)).hexdigest()
 
 
+_events: Any = Base.metadata.tables[models.MeteringEvent.__tablename__]
+_find_recorded = select(_events.c.source, _events.c.event_id, _events.c.payload_hash).where(
+    tuple_(_events.c.source, _events.c.event_id).in_(bindparam("names", expanding=True))
+)
+
+
 def unseen(session: Session, events: Sequence[MeteringEvent]) -> list[MeteringEvent]:
-    """Return the events that are not recorded yet, in order, each once.
+    """Return the events that are not recorded yet, in order; one given twice counts once.
 
-    Raises ``MeteringEventReused`` for an event whose name belongs to another one.
+    Raises ``MeteringEventReused`` when the source has reported another payload under the same id,
+    earlier or in ``events``; see ``MeteringEvent.payload_hash``.
     """
-    names = {(event.source, event.event_id) for event in events}
-    rows = session.execute(
-        select(Recorded.source, Recorded.event_id, Recorded.payload_hash).where(
-            tuple_(Recorded.source, Recorded.event_id).in_(sorted(names))
-        )
-    )
-    known = {(source, event_id): payload_hash for source, event_id, payload_hash in rows}
-    fresh = []
-    for event in events:
-        name, payload_hash = (event.source, event.event_id), event.payload_hash
-        if name not in known:
-            known[name] = payload_hash
-            fresh.append(event)
-        elif known[name] != payload_hash:
-            raise _reused(event.event_id)
-    return fresh
+    names = [(event.source, event.event_id) for event in events]
+    recorded: dict[tuple[str, str], str] = {}
+    if names:
+        rows = session.connection().execute(_find_recorded, {"names": names})
+        recorded = {(source, event_id): payload_hash for source, event_id, payload_hash in rows}
+    new: dict[tuple[str, str], MeteringEvent] = {}
+    for name, event in zip(names, events, strict=True):
+        known = recorded.get(name) or new.setdefault(name, event).payload_hash
+        if known != event.payload_hash:
+            raise MeteringEventReused(f"another event was reported as {event.event_id!r}")
+    return list(new.values())
 
 
-def _reused(event_id: str) -> MeteringEventReused:
-    return MeteringEventReused(
-        f"the event id {event_id!r} was used for an event with another content"
-    )
-
-
-_insert = Recorded.__table__.insert()  # type: ignore[attr-defined]
+# Many rows are one statement; what a unique constraint refuses is not returned.
+_inserts = {
+    "sqlite": sqlite_insert(_events).on_conflict_do_nothing().returning(_events.c.seq),
+    "postgresql": postgresql_insert(_events).on_conflict_do_nothing().returning(_events.c.seq),
+}
 
 
 def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
-    """Record events with one statement.
+    """Record events in the order given, with one statement.
 
-    Raises ``MeteringEventReused`` when a rival has just used the name of one of them.
+    Raises ``MeteringEventReused`` when one of them is recorded already, perhaps by a rival since
+    ``unseen`` was asked; the caller then has to roll back.
     """
     if not events:
         return
@@ -114,27 +136,66 @@ def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
         }
         for event in events
     ]
-    try:
-        session.execute(_insert, rows)
-    except IntegrityError as error:
-        if "source" in str(error.orig):
-            raise _reused(events[0].event_id) from None
-        raise
+    connection = session.connection()
+    inserted = connection.execute(_inserts[connection.dialect.name], rows).all()
+    if len(inserted) < len(rows):
+        raise MeteringEventReused("one of the events was reported by another request just now")
 
 
-_columns = tuple(Recorded.__table__.c)
-_of_delegation = (
-    select(*_columns)
-    .where(Recorded.delegation_id == bindparam("delegation_id"))
-    .order_by(Recorded.seq.desc())
-    .limit(bindparam("limit"))
+def record_operation(
+    session: Session, owner_id: str, owner_name: str, operation: str, metadata: Mapping[str, Any]
+) -> None:
+    """Record something that the service itself did for an owner; it costs nothing."""
+    event = MeteringEvent(
+        source=SERVICE,
+        event_id=f"{operation}:{ids.new_id()}",
+        operation=operation,
+        cost_micros=0,
+        actor=owner_name,
+        owner_id=owner_id,
+        payer_owner_id=None,
+        delegation_id=None,
+        metadata=metadata,
+        occurred_at=clock.now(),
+    )
+    record_events(session, [event])
+
+
+_columns = (
+    _events.c.seq,
+    _events.c.source,
+    _events.c.event_id,
+    _events.c.actor,
+    _events.c.operation,
+    _events.c.cost_micros,
+    _events.c["metadata"].label("meta"),
+    _events.c.delegation_id,
+    _events.c.occurred_at,
+    _events.c.recorded_at,
 )
+# Put into the text, so that PostgreSQL knows how little it has to read of an owner's events.
+_limit = bindparam("limit", type_=Integer, literal_execute=True)
 
 
-def list_delegation_events(reader: Reader, delegation_id: str, *, limit: int) -> list[AnyRow]:
-    """Return the latest ``limit`` events of a delegation, oldest first."""
-    parameters = {"delegation_id": delegation_id, "limit": limit}
-    return list(reader.execute(_of_delegation, parameters))[::-1]
+def _newest(*conditions: Any) -> Any:
+    return (
+        select(*_columns)
+        .where(_events.c.seq < bindparam("before", type_=BigInteger), *conditions)
+        .order_by(_events.c.seq.desc())
+        .limit(_limit)
+    )
+
+
+_list_all = _newest()
+# Each side is cut before they are put together: one condition on both columns would read all of an
+# owner's events, or all events there are. UNION shows once what an owner reports and pays itself.
+_sides = union(
+    *(
+        select(_newest(column == bindparam("owner_id")).subquery())
+        for column in (_events.c.owner_id, _events.c.payer_owner_id)
+    )
+).subquery()
+_list_of_owner = select(_sides).order_by(_sides.c.seq.desc()).limit(_limit)
 
 
 def list_metering(
@@ -142,40 +203,37 @@ def list_metering(
 ) -> list[AnyRow]:
     """Return up to ``limit`` events, newest first, older than the number ``before``.
 
-    ``owner_id`` limits them to what that owner did or pays for. Each of the two has an index in the
-    order of the list, so that the two short runs of a page are all that is read.
+    Of an owner: what it reports or pays for. ``owner_id`` None stands for everybody.
     """
+    parameters: dict[str, Any] = {"limit": limit, "before": MAX_SEQ if before is None else before}
     if owner_id is None:
-        chosen = _newest(limit, before)
-        return list(reader.execute(chosen))
-    runs = [
-        _newest(limit, before).where(side == owner_id).subquery()
-        for side in (Recorded.owner_id, Recorded.payer_owner_id)
-    ]
-    # Work for an agent of one's own is in both.
-    seqs = union_all(*(select(run.c.seq) for run in runs)).subquery()
-    return list(
-        reader.execute(
-            select(*_columns)
-            .where(Recorded.seq.in_(select(seqs.c.seq)))
-            .order_by(Recorded.seq.desc())
-            .limit(limit)
-        )
-    )
+        return list(reader.execute(_list_all, parameters))
+    return list(reader.execute(_list_of_owner, parameters | {"owner_id": owner_id}))
 
 
-def _newest(limit: int, before: int | None) -> Select[*tuple[Any, ...]]:
-    statement = select(*_columns).order_by(Recorded.seq.desc()).limit(limit)
-    return statement if before is None else statement.where(Recorded.seq < before)
+_list_of_delegation = (
+    select(*_columns)
+    .where(_events.c.delegation_id == bindparam("delegation_id"))
+    .order_by(_events.c.seq.desc())
+    .limit(_limit)
+)
 
 
-def costs_by_delegation() -> Select[*tuple[Any, ...]]:
-    """Select the sum of each delegation's events (``delegation_id``, ``cost``)."""
+def list_delegation_events(reader: Reader, delegation_id: str, *, limit: int) -> list[AnyRow]:
+    """Return the latest ``limit`` events of a delegation in the order they were recorded."""
+    parameters = {"delegation_id": delegation_id, "limit": limit}
+    return list(reader.execute(_list_of_delegation, parameters))[::-1]
+
+
+def metered_by_delegation() -> Subquery:
+    """Return a subquery of what was metered: ``delegation_id``, ``metered_micros``, ``events``."""
     return (
         select(
-            Recorded.delegation_id,
-            cast(func.sum(Recorded.cost_micros), BigInteger).label("cost"),
+            _events.c.delegation_id,
+            cast(func.sum(_events.c.cost_micros), BigInteger).label("metered_micros"),
+            func.count().label("events"),
         )
-        .where(Recorded.delegation_id.is_not(None))
-        .group_by(Recorded.delegation_id)
+        .where(_events.c.delegation_id.is_not(None))
+        .group_by(_events.c.delegation_id)
+        .subquery("metered")
     )

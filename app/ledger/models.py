@@ -21,6 +21,8 @@ from app.db import Base, UTCDateTime, bytewise
 
 # "agent:" or "escrow:" before an agent's or a delegation's id.
 ACCOUNT_ID_LENGTH = 208
+# An agent's id, a slash and up to 64 characters.
+SOURCE_LENGTH = 258
 # SQLite numbers rows by itself only in a column of exactly the type INTEGER.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
 
@@ -100,47 +102,6 @@ class Posting(Base):
     amount_micros: Mapped[int] = mapped_column(BigInteger)
 
 
-class MeteringEvent(Base):
-    """One reported use of something, counted once for ever. Rows never change.
-
-    An event is named by its ``source`` and its ``event_id`` within that; ``payload_hash`` tells a
-    repetition from another event of the same name. ``owner_id`` is whose work is reported,
-    ``payer_owner_id`` who pays for it; both may read it.
-    """
-
-    __tablename__ = "ledger_metering_events"
-    __table_args__ = (
-        CheckConstraint("cost_micros >= 0", name="cost"),
-        UniqueConstraint("source", "event_id"),
-        Index("ix_ledger_metering_events_owner_id_seq", "owner_id", "seq"),
-        {"sqlite_autoincrement": True},
-    )
-
-    seq: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    source: Mapped[str] = mapped_column(bytewise(260))
-    event_id: Mapped[str] = mapped_column(bytewise(128))
-    payload_hash: Mapped[str] = mapped_column(String(64))
-    delegation_id: Mapped[str | None] = mapped_column(bytewise(36))
-    actor: Mapped[str] = mapped_column(bytewise(193))
-    owner_id: Mapped[str] = mapped_column(String(36))
-    payer_owner_id: Mapped[str | None] = mapped_column(String(36))
-    operation: Mapped[str] = mapped_column(String(64))
-    cost_micros: Mapped[int] = mapped_column(BigInteger)
-    metadata_: Mapped[str] = mapped_column("metadata", Text)
-    occurred_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    recorded_at: Mapped[datetime] = mapped_column(UTCDateTime)
-
-
-for _column in (MeteringEvent.delegation_id, MeteringEvent.payer_owner_id):
-    Index(
-        f"ix_ledger_metering_events_{_column.key}_seq",
-        _column,
-        MeteringEvent.seq,
-        sqlite_where=_column.is_not(None),
-        postgresql_where=_column.is_not(None),
-    )
-
-
 class Seal(Base):
     """A block of transactions: the root of their Merkle tree, chained to the block before.
 
@@ -158,3 +119,36 @@ class Seal(Base):
     previous_hash: Mapped[str] = mapped_column(String(64))
     hash: Mapped[str] = mapped_column(String(64))
     sealed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class MeteringEvent(Base):
+    """One unit of reported work or cost. Rows never change: triggers of the track refuse it.
+
+    A source names each of its events for ever. ``actor`` is who did the work, as shown to readers;
+    ``owner_id`` is whose work it is and ``payer_owner_id`` who pays for it.
+    """
+
+    __tablename__ = "ledger_metering_events"
+    __table_args__ = (
+        CheckConstraint("cost_micros >= 0", name="cost_not_negative"),
+        UniqueConstraint("source", "event_id"),
+        Index("ix_ledger_metering_events_delegation_id_seq", "delegation_id", "seq"),
+        Index("ix_ledger_metering_events_owner_id_seq", "owner_id", "seq"),
+        Index("ix_ledger_metering_events_payer_owner_id_seq", "payer_owner_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    source: Mapped[str] = mapped_column(bytewise(SOURCE_LENGTH))
+    event_id: Mapped[str] = mapped_column(bytewise(128))
+    payload_hash: Mapped[str] = mapped_column(String(64))
+    delegation_id: Mapped[str | None] = mapped_column(bytewise(36))
+    actor: Mapped[str] = mapped_column(String(255))
+    owner_id: Mapped[str] = mapped_column(bytewise(36))
+    payer_owner_id: Mapped[str | None] = mapped_column(bytewise(36))
+    operation: Mapped[str] = mapped_column(String(128))
+    cost_micros: Mapped[int] = mapped_column(BigInteger)
+    # The name "metadata" belongs to the declarative base.
+    meta: Mapped[str] = mapped_column("metadata", Text)
+    occurred_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    recorded_at: Mapped[datetime] = mapped_column(UTCDateTime)

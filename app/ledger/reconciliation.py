@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,8 +17,13 @@ MAX_FINDINGS = 20
 _GUARDED = Account.id.not_like("sys:%")
 
 
+# The number of a rule, its statement, and what finds all that breaks it. A plain tuple, so that
+# another scope can offer rules about its own tables without knowing this one; the edge joins them.
+Rule = tuple[str, str, Callable[[Reader], Iterable[str]]]
+
+
 @dataclass(frozen=True)
-class Rule:
+class Result:
     """One rule and what was found to break it; at most ``MAX_FINDINGS`` findings."""
 
     number: str
@@ -89,9 +94,7 @@ def _seals_verify(reader: Reader) -> Iterator[str]:
         yield f"{where}: {fault.detail}"
 
 
-# A rule's number, what it says, and what finds where it does not hold.
-Check = tuple[str, str, Callable[[Reader], Iterator[str]]]
-RULES: tuple[Check, ...] = (
+RULES: tuple[Rule, ...] = (
     ("R1", "the sums of every account are those of its postings", _account_sums_are_postings),
     ("R2", "no account of an agent or an escrow is overdrawn", _no_overdraft),
     (
@@ -103,13 +106,12 @@ RULES: tuple[Check, ...] = (
 )
 
 
-def reconcile(reader: Reader, rules: Sequence[Check] = RULES) -> list[Rule]:
-    """Check every rule and return them with what breaks them.
+def reconcile(reader: Reader, rules: Iterable[Rule] = RULES) -> list[Result]:
+    """Check every rule and return them, in the order of their numbers, with what breaks them.
 
     Give it a session in one transaction, so that all rules see the same instant.
     """
-    checked = []
-    for number, statement, check in rules:
-        findings = list(islice(check(reader), MAX_FINDINGS))
-        checked.append(Rule(number, statement, findings))
-    return checked
+    return [
+        Result(number, statement, list(islice(check(reader), MAX_FINDINGS)))
+        for number, statement, check in sorted(rules, key=lambda rule: int(rule[0][1:]))
+    ]

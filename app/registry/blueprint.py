@@ -14,6 +14,7 @@ from app.http.blueprint import Blueprint
 from app.http.context import services
 from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import expected_revisions, json_response
+from app.ledger.metering import record_operation
 from app.ledger.service import open_agent_account
 from app.registry import answers, documents, evidence, queries, schemas, service
 from app.registry.errors import NamespaceNotFound
@@ -31,6 +32,7 @@ def register_agent(session: Session, principal: Principal, body: dict[str, Any])
         session, principal.owner_id, body["namespace"], body["manifest"]
     )
     _open_account(session, principal, agent_id)
+    _meter(session, principal, "agent.register", agent_id=agent_id)
     return _agent_response(session, agent_id)
 
 
@@ -38,6 +40,11 @@ def _open_account(session: Session, principal: Principal, agent_id: str) -> None
     """Open a new agent's account in the transaction that makes the agent."""
     credit = services().settings.opening_credit_usd
     open_agent_account(session, agent_id, credit, principal.owner_id)
+
+
+def _meter(session: Session, principal: Principal, operation: str, **metadata: str) -> None:
+    """Record what was done for the caller, in the transaction that does it."""
+    record_operation(session, principal.owner_id, principal.owner_name, operation, metadata)
 
 
 @blueprint.read("/agents", query=schemas.AgentListQuery(), returns=answers.AgentListOut())
@@ -99,6 +106,8 @@ def publish_version(
     service.publish_version(
         session, principal.owner_id, agent_id, body["manifest"], expected_revisions()
     )
+    version = body["manifest"]["identity"]["version"]
+    _meter(session, principal, "agent.publish", agent_id=agent_id, version=version)
     return _agent_response(session, agent_id)
 
 
@@ -112,6 +121,7 @@ def publish_version(
 def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Response:
     """Deprecate an agent. Its history stays and can be read."""
     service.deprecate_agent(session, principal.owner_id, agent_id, expected_revisions())
+    _meter(session, principal, "agent.deprecate", agent_id=agent_id)
     return json_response(
         {"id": agent_id, "status": service.DEPRECATED}, location=f"/v1/agents/{agent_id}"
     )
@@ -268,6 +278,7 @@ def fork_agent(
         session, principal.owner_id, agent_id, body["namespace"], body["new_slug"]
     )
     _open_account(session, principal, forked_id)
+    _meter(session, principal, "agent.fork", agent_id=forked_id, source_agent_id=agent_id)
     forked = documents.agent_document(queries.find_agent(session, forked_id))
     return json_response(
         {"source_agent_id": agent_id, "forked_agent": forked}, location=f"/v1/agents/{forked_id}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import event, select
 
-from app.ledger import service
+from app.ledger import queries, service
 from app.ledger.errors import InsufficientFunds, TransactionExists
 from app.ledger.models import Transaction
 from app.ledger.service import (
@@ -68,6 +68,22 @@ def test_money_goes_through_an_escrow(book: Book) -> None:
     booked(book, close(1, 45, 15))
     assert [book.balance(name) for name in (A, B, "escrow:d1")] == [55, 45, 0]
     assert book.broken_rules() == {}
+
+
+def test_a_delegations_money_can_be_followed(book: Book) -> None:
+    book.top_up("a", 100)
+    held = booked(book, hold(1, 60), hold(2, 5))
+    closed = booked(book, close(1, 45, 15))
+    with book.database.read() as connection:
+        transactions = queries.list_delegation_transactions(connection, "d1", limit=9, after=0)
+        assert queries.list_delegation_transactions(connection, "d3", limit=9, after=0) == []
+        escrows = connection.execute(queries.escrow_balances()).all()
+        paid = connection.execute(queries.closing_payments()).all()
+    assert [found["id"] for found in transactions] == [held[0], closed[0]]
+    assert [len(found["postings"]) for found in transactions] == [1, 2]
+    assert transactions == [book.transaction(name) for name in (held[0], closed[0])]
+    assert sorted(escrows) == [("d1", 0), ("d2", 5)]
+    assert sorted(paid) == [("d1", A, 15), ("d1", B, 45)]
 
 
 def test_a_transaction_says_what_was_booked(book: Book) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.ledger import seals
 from app.ledger.errors import InsufficientFunds, TransactionExists
-from app.ledger.reconciliation import MAX_FINDINGS, RULES
+from app.ledger.reconciliation import MAX_FINDINGS, RULES, reconcile
 from app.ledger.service import FEES
 from tests.client import Api
 from tests.ledger.book import Book, account
@@ -133,11 +133,27 @@ def test_findings_are_limited(book: Book) -> None:
     assert len(book.broken_rules()["R1"]) == MAX_FINDINGS
 
 
+def test_rules_of_other_scopes_join_by_their_numbers(kept: Book) -> None:
+    found = [f"delegation {number}" for number in range(MAX_FINDINGS + 1)]
+    more = (
+        ("R10", "it is silent", lambda _: iter(())),
+        ("R3", "it finds something in the same snapshot", lambda reader: found if reader else ()),
+    )
+    with kept.database.snapshot() as connection:
+        results = reconcile(connection, [*RULES, *more])
+    assert [result.number for result in results] == ["R1", "R2", "R3", "R9", "R10", "R11"]
+    assert results[2].statement == "it finds something in the same snapshot"
+    assert results[2].findings == found[:MAX_FINDINGS]
+    assert [result.findings for result in results if result.number != "R3"] == [[]] * 5
+
+
 def test_over_http(book: Book, operator: Api, acme: Api) -> None:
     book.top_up("a", 100)
     document = operator.get("/v1/ledger/reconciliation").get_json()
     assert document["clean"] is True
-    assert [rule["number"] for rule in document["rules"]] == ["R1", "R2", "R9", "R11"]
+    assert [rule["number"] for rule in document["rules"]] == [
+        f"R{number}" for number in range(1, 12)
+    ]
     assert all(rule["findings"] == [] for rule in document["rules"])
     book.tamper(f"UPDATE ledger_accounts SET credits_micros = 101 WHERE id = '{A}'")
     document = operator.get("/v1/ledger/reconciliation").get_json()

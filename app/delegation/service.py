@@ -86,8 +86,10 @@ def reauthorize(
             metered_usd=to_usd(delegation.metered_micros),
             max_budget_usd=to_usd(delegation.max_budget_micros),
         ) from None
-    payer = delegation.requester_agent_id
-    if ledger.lock_balances(session, [payer])[payer] < budget.held - delegation.held_micros:
+    payer, payee = delegation.requester_agent_id, delegation.delegate_agent_id
+    # Inline work is paid at once, and accounts are locked in the order of their ids.
+    balances = ledger.lock_balances(session, [payer, payee])
+    if balances[payer] < budget.held - delegation.held_micros:
         raise InsufficientFunds(f"the balance of {payer} does not cover the new estimate")
     grow_hold(session, actor, delegation, budget.held)
     delegation.authorized_micros = budget.authorized

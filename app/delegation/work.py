@@ -199,7 +199,9 @@ def _growth_available(
     if not delegation.auto_reauthorize or metered <= delegation.held_micros:
         return 0
     payer = delegation.requester_agent_id
-    return ledger.lock_balances(session, [payer])[payer]
+    # The same report may end the delegation and pay for it. Accounts are locked in the order of
+    # their ids, so whatever a transaction may change has to be locked at once.
+    return ledger.lock_balances(session, [payer, delegation.delegate_agent_id])[payer]
 
 
 def ask(

@@ -6,35 +6,25 @@ parsed; see ``orjson.Fragment`` in ``app.registry.documents``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
-import orjson
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ColumnElement,
-    Connection,
     Integer,
     Row,
     Select,
     String,
-    Text,
     and_,
-    any_,
     bindparam,
     cast,
-    extract,
     func,
     literal_column,
     select,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import aliased
 
-from app import clock
 from app.db import HotRead
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
@@ -47,25 +37,14 @@ from app.registry.models import (
     Version,
 )
 from app.registry.names import MAX_VERSION_LENGTH, is_agent_id
-from app.registry.trust import Evidence, Trust, assess, evidence_of
+from app.registry.parties import EVIDENCE, Reader
 
-Reader = Connection | Session
+# Offered to other scopes with all else that is read of the registry.
+from app.registry.parties import Party as Party
+from app.registry.parties import find_parties as find_parties
+
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = Select[*tuple[Any, ...]]
-
-
-# What ``app.registry.trust.evidence_of`` reads beside the columns of the agent itself.
-_EVIDENCE = (
-    TrustEvidence.delegations_completed,
-    TrustEvidence.delegations_failed,
-    TrustEvidence.usage_succeeded,
-    TrustEvidence.usage_failed,
-    TrustEvidence.usage_reporters,
-    TrustEvidence.usage_over_limit,
-    TrustEvidence.usage_by_publisher,
-    # Seconds since 1970, so that the statement has no times.
-    cast(extract("epoch", Namespace.created_at), BigInteger).label("published_since"),
-)
 
 
 def _with_latest(agent: type[Agent]) -> AnySelect:
@@ -98,7 +77,7 @@ def _with_latest(agent: type[Agent]) -> AnySelect:
             latest.manifest,
             EvaluationSummary.summary,
             versions.label("versions"),
-            *_EVIDENCE,
+            *EVIDENCE,
         )
         .join(latest, and_(latest.agent_id == agent.id, latest.version == agent.latest_version))
         .outerjoin(
@@ -138,84 +117,6 @@ def find_agent(reader: Reader, agent_id: str) -> Any:
     if not rows:
         raise AgentNotFound(f"no agent has the id {agent_id!r}")
     return rows[0]
-
-
-@dataclass(frozen=True)
-class Party:
-    """An agent as one side of a delegation: whose it is, and what it declares and has proven.
-
-    ``version``, ``digest`` and ``manifest`` (JSON text) are those of the latest version.
-    """
-
-    id: str
-    owner_id: str
-    status: str
-    version: str
-    digest: str
-    manifest: str
-    evidence: Evidence
-
-    @cached_property
-    def trust(self) -> Trust:
-        """What the evidence supports now; computed when first asked for."""
-        return assess(self.evidence, clock.now())
-
-
-def _parties(*, sqlite: bool) -> AnySelect:
-    versions = (
-        select(func.max(Version.sequence)).where(Version.agent_id == Agent.id).scalar_subquery()
-    )
-    latest = aliased(Version)
-    statement = (
-        select(
-            Agent.id,
-            Namespace.owner_id,
-            Agent.status,
-            Agent.latest_version,
-            latest.digest,
-            latest.manifest,
-            Agent.eval_cases_passed,
-            Agent.eval_cases_total,
-            versions.label("versions"),
-            *_EVIDENCE,
-        )
-        .join(Namespace, Namespace.name == Agent.namespace)
-        .join(latest, and_(latest.agent_id == Agent.id, latest.version == Agent.latest_version))
-        .outerjoin(TrustEvidence, TrustEvidence.agent_id == Agent.id)
-    )
-    # All ids are one parameter, so that the statement is the same however many there are.
-    if sqlite:
-        ids = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
-        return statement.where(Agent.id.in_(select(ids.c.value)))
-    return statement.where(Agent.id == any_(bindparam("ids", type_=ARRAY(Text))))
-
-
-_find_parties_sqlite = _parties(sqlite=True)
-_find_parties_postgresql = _parties(sqlite=False)
-
-
-def find_parties(reader: Reader, agent_ids: Collection[str]) -> dict[str, Party]:
-    """Return the agents with these ids, by id; an id that no agent has is left out."""
-    ids = sorted({agent_id for agent_id in agent_ids if is_agent_id(agent_id)})
-    if not ids:
-        return {}
-    bind = reader if isinstance(reader, Connection) else reader.get_bind()
-    if bind.dialect.name == "sqlite":
-        rows = reader.execute(_find_parties_sqlite, {"ids": orjson.dumps(ids).decode()})
-    else:
-        rows = reader.execute(_find_parties_postgresql, {"ids": ids})
-    return {
-        row.id: Party(
-            row.id,
-            row.owner_id,
-            row.status,
-            row.latest_version,
-            row.digest,
-            row.manifest,
-            evidence_of(row, row.versions),
-        )
-        for row in rows
-    }
 
 
 def _agent_page(*filters: str, keyset: bool) -> AnySelect:

@@ -71,13 +71,14 @@ def test_a_party_is_the_agent_with_its_latest_version(
     assert {name: party.trust[name] for name in agent["trust"]} == agent["trust"]  # type: ignore[literal-required]
 
 
+@pytest.mark.parametrize("unknown", [[], ["@acme:nobody"]])
 def test_parties_of_several_owners_in_one_statement(
-    agents: None, services: Services, statements: list[str]
+    agents: None, services: Services, statements: list[str], unknown: list[str]
 ) -> None:
-    unknown = ["@acme:nobody", "no id", "@acme:\0", "@acme:reader\n", "", "@acme:" + "x" * 200]
+    malformed = ["no id", "@acme:\0", "@acme:reader\n", "", "@acme:" + "x" * 200]
     with services.database.read() as connection:
         statements.clear()
-        found = find_parties(connection, [WRITER, READER, READER, *unknown])
+        found = find_parties(connection, [WRITER, READER, READER, *malformed, *unknown])
     assert found.keys() == {READER, WRITER}
     assert len({party.owner_id for party in found.values()}) == 2
     assert len(statements) == 1

@@ -16,6 +16,14 @@ from app.ledger.seals import Fault
 from tests.migrations.project import connect, contents
 
 ACTOR = "00000000-0000-7000-8000-000000000001"
+# What a database's owner has to remove first to make the edits of the tests.
+CHECKS = (
+    ("ledger_accounts", "overdraft"),
+    ("ledger_accounts", "system_derived"),
+    ("delegation_delegations", "live_or_closed"),
+    ("delegation_delegations", "held"),
+    ("delegation_delegations", "charged"),
+)
 
 
 def account(agent: str) -> str:
@@ -105,17 +113,16 @@ class Book:
         with connect(self.settings) as connection:
             if self.settings.is_sqlite:
                 names = connection.exec_driver_sql(
-                    "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'ledger%'"
+                    "SELECT name FROM sqlite_master WHERE type = 'trigger'"
                 )
                 for name in names.scalars().all():
                     connection.exec_driver_sql(f"DROP TRIGGER {name}")
                 connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
             else:
                 connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-                for name in ("overdraft", "system_derived"):
+                for table, name in CHECKS:
                     connection.exec_driver_sql(
-                        "ALTER TABLE ledger_accounts"
-                        f" DROP CONSTRAINT IF EXISTS ck_ledger_accounts_{name}"
+                        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS ck_{table}_{name}"
                     )
             for statement in statements:
                 assert connection.execute(text(statement), parameters).rowcount == 1, statement

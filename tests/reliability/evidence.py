@@ -6,10 +6,13 @@ import json
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BigInteger, Connection, case, cast, func, select
 
 from app.db import Base, Database
+from app.delegation.reconciliation import RULES
 from app.idempotency.models import IdempotencyKey
+from app.ledger.models import Account, Posting, Transaction
+from app.ledger.reconciliation import reconcile
 from app.registry.models import Agent, AgentCount, Evaluation, EvaluationSummary, Version
 from app.registry.service import count_buckets
 
@@ -30,6 +33,56 @@ def assert_consistent(database: Database) -> None:
         _assert_counters_exact(connection)
         _assert_evidence_summed(connection)
         _assert_answers_stored(connection)
+    with database.snapshot() as connection:
+        assert_reconciled(connection)
+        assert_conserved(connection)
+
+
+def assert_reconciled(reader: Connection) -> None:
+    """Fail unless every rule of reconciliation, R1 to R11, holds."""
+    rules = reconcile(reader, RULES)
+    assert {rule.number for rule in rules} == {f"R{number}" for number in range(1, 12)}
+    assert {rule.number: rule.findings for rule in rules if rule.findings} == {}
+
+
+def assert_conserved(reader: Connection) -> None:
+    """Fail unless all balances together are nothing, and none but the world's is negative.
+
+    A system account's balance is derived from postings; those of agents and escrows are rows. So
+    what agents and escrows have together must be what was brought in.
+    """
+    kept = reader.execute(
+        select(
+            _sum_of(Account.credits_micros - Account.debits_micros),
+            func.coalesce(func.min(Account.credits_micros - Account.debits_micros), 0),
+        ).where(Account.kind != "system")
+    ).one()
+    total, least = map(int, kept)
+    assert least >= 0
+    assert total + _system_balance(reader) == 0
+    assert total == brought_in(reader)
+
+
+def _system_balance(reader: Connection) -> int:
+    gain = case((Posting.credit_account.like("sys:%"), Posting.amount_micros), else_=0)
+    loss = case((Posting.debit_account.like("sys:%"), Posting.amount_micros), else_=0)
+    return int(reader.scalar(select(_sum_of(gain - loss))) or 0)
+
+
+def _sum_of(amount: Any) -> Any:
+    return cast(func.coalesce(func.sum(amount), 0), BigInteger)
+
+
+def brought_in(reader: Connection) -> int:
+    """Return all money that was ever topped up, in micro-USD."""
+    return int(
+        reader.scalar(
+            select(_sum_of(Posting.amount_micros))
+            .join(Transaction, Transaction.seq == Posting.seq)
+            .where(Transaction.kind == "topup")
+        )
+        or 0
+    )
 
 
 def _assert_agents_whole(connection: Connection) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +209,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 def url_of(settings: Settings) -> str:
     """Return the database URL for a server's environment."""
     return make_url(settings.url).render_as_string(hide_password=False)
+
+
+def start_all(servers: Sequence[Server]) -> None:
+    """Start servers beside each other and wait until all are ready."""
+    for server in servers:
+        server.spawn()
+    for server in servers:
+        server.wait_until_ready()
 
 
 def make_client(server: Server, owner: str = "acme", role: str = "developer") -> Client:

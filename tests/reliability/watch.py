@@ -1,0 +1,79 @@
+"""Readers that look at all balances in one instant, again and again, while others write."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from sqlalchemy.exc import OperationalError
+
+from app.db import Database
+from tests.reliability.evidence import assert_conserved, assert_reconciled
+
+READERS = 2
+SECONDS_BETWEEN_LOOKS = 0.03
+# Every so many looks at the balances all rules are checked, too.
+LOOKS_TO_RECONCILE = 8
+
+
+class Watch:
+    """What the readers have seen so far; ``faulty`` tells that the database may go away."""
+
+    def __init__(self, database: Database, *, faulty: bool = False) -> None:
+        self.database = database
+        self.faulty = faulty
+        self.views = 0
+        self.reconciliations = 0
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Look until the watch is stopped, and once after that; fail at the first wrong total."""
+        last = False
+        while not last:
+            last = self.stopped.wait(SECONDS_BETWEEN_LOOKS)
+            try:
+                self._look()
+            except OperationalError:
+                if not self.faulty:
+                    raise
+                last = False
+                time.sleep(0.1)
+
+    def _look(self) -> None:
+        with self._lock:
+            self.views += 1
+            thorough = self.views % LOOKS_TO_RECONCILE == 0
+            self.reconciliations += thorough
+        with self.database.snapshot() as connection:
+            assert_conserved(connection)
+            if thorough:
+                assert_reconciled(connection)
+
+    def wait(self, seconds: float) -> None:
+        """Wait this long, or until a reader has seen what must not be."""
+        self.stopped.wait(seconds)
+
+
+@contextmanager
+def watching(database: Database, *, faulty: bool = False) -> Iterator[Watch]:
+    """Let readers look while the block runs; the block fails when they have seen a wrong total."""
+    watch = Watch(database, faulty=faulty)
+
+    def run() -> None:
+        try:
+            watch.run()
+        finally:
+            watch.stopped.set()
+
+    with ThreadPoolExecutor(READERS) as pool:
+        futures = [pool.submit(run) for _ in range(READERS)]
+        try:
+            yield watch
+        finally:
+            watch.stopped.set()
+        for future in futures:
+            future.result()

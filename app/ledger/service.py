@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, false, insert, literal, select
 from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.db import insert_if_absent
 from app.ledger import booking
 from app.ledger.errors import NotReversible
-from app.ledger.models import Account
+from app.ledger.models import Account, Transaction
 from app.ledger.queries import find_transaction
 
 AGENT, ESCROW, SYSTEM = "agent", "escrow", "system"
@@ -147,6 +147,11 @@ _lock_balances = (
     .order_by(Account.id)
     .with_for_update(key_share=True)
 )
+# Inserting nothing locks the table of transactions as the booking to come will. It has to be locked
+# before any account is: a sealer that waits for that table would come between the two, and whoever
+# holds an account would wait for the sealer, which waits for writers that wait for the account.
+_announcement = insert(Transaction).from_select(["id"], select(literal("")).where(false()))
+_lock_balances_postgresql = _lock_balances.add_cte(_announcement.cte("announcement"))
 
 
 def lock_balances(session: Session, agent_ids: Collection[str]) -> dict[str, int]:
@@ -155,7 +160,10 @@ def lock_balances(session: Session, agent_ids: Collection[str]) -> dict[str, int
     An agent without an account has 0. Until the transaction ends nobody else changes them.
     """
     accounts = {agent_account(agent_id): agent_id for agent_id in agent_ids}
-    rows = session.connection().execute(_lock_balances, {"account_ids": list(accounts)})
+    connection = session.connection()
+    postgresql = connection.dialect.name == "postgresql"
+    statement = _lock_balances_postgresql if postgresql else _lock_balances
+    rows = connection.execute(statement, {"account_ids": list(accounts)})
     found = {accounts[account_id]: int(balance) for account_id, balance in rows}
     return {agent_id: found.get(agent_id, 0) for agent_id in agent_ids}
 

@@ -7,12 +7,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from sqlalchemy import func, select
+import pytest
+from sqlalchemy import func, select, text
 
+from app.db import Database
+from app.ledger import service
 from app.ledger.errors import InsufficientFunds, TransactionExists
 from app.ledger.models import Account
-from tests.ledger.book import Book, account
+from tests.ledger.book import ACTOR, Book, account
+from tests.reliability.server import wait_for
 
 RIVALS = 12
 
@@ -124,3 +129,41 @@ def observations(book: Book, finished: threading.Event) -> Iterator[tuple[int, i
         yield sum(found), min(found)
         if last:
             return
+
+
+WAITING = """
+    SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE datname = current_database() AND NOT granted AND mode = :mode
+"""
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_sealer_does_not_come_between_a_balance_and_its_booking(book: Book) -> None:
+    """Who holds a balance has announced its booking, so that a sealer waits for it.
+
+    Else three wait in a circle: the rival for the balance, the sealer for the rival's booking, and
+    the booking of who holds the balance for the sealer. PostgreSQL ends that only after a second,
+    which is longer than the first writer waits here.
+    """
+    book.top_up("a", 1000)
+    database = Database(replace(book.settings, lock_timeout_ms=400))
+    leg = service.Leg(account("a"), account("b"), 5)
+    with ThreadPoolExecutor(2) as pool:
+        with database.transaction() as session:
+            assert service.lock_balances(session, ["@acme:a"]) == {"@acme:a": 1000}
+            rival = pool.submit(book.pay_out, "a", 7)
+            wait_for(lambda: waiting(book, "ShareLock") == 1)
+            sealer = pool.submit(book.seal)
+            wait_for(lambda: waiting(book, "ShareRowExclusiveLock") == 1)
+            service.book(session, [service.Movement("test", "first", [leg])], ACTOR)
+        rival.result()
+        assert sealer.result() == 1
+    database.dispose()
+    assert book.balance(account("a")) == 988
+    assert book.broken_rules() == {}
+
+
+def waiting(book: Book, mode: str) -> int:
+    """Return how many wait for a lock of a kind: ShareLock is that of a row's last writer."""
+    with book.database.read() as connection:
+        return int(connection.execute(text(WAITING), {"mode": mode}).scalar_one())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -21,6 +20,7 @@ from app.db import Database
 from app.errors import DomainError
 from app.ledger.commands import ledger
 from app.ops import demo as demonstration
+from app.ops import demo_delegation as delegation
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
 from app.ops.maintenance import sweep as sweep_overdue
@@ -283,29 +283,62 @@ def sweep(as_json: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--api-key", envvar="AGENTHUB_API_KEY",
-    help="Key of role developer; without it one is made in the local database.",
+    help="Key of role developer; without it all keys are made in the local database.",
 )  # fmt: skip
-def demo(url: str, api_key: str | None) -> None:
-    """Register three realistic agents over HTTP and show the calls as curl lines.
+@click.option(
+    "--worker-key", envvar="AGENTHUB_WORKER_KEY",
+    help="Key of role developer of another owner, whose worker does the delegated task.",
+)  # fmt: skip
+@click.option(
+    "--operator-key", envvar="AGENTHUB_OPERATOR_KEY",
+    help="Key of role admin, which brings money in.",
+)  # fmt: skip
+def demo(url: str, api_key: str | None, worker_key: str | None, operator_key: str | None) -> None:
+    """Register agents over HTTP, delegate work between them, and show the calls as curl lines.
 
-    It can be run again: the same calls are replayed and nothing happens twice.
+    It can be run again: agents are registered once, and each run delegates anew.
     """
     url = url.rstrip("/")
+    keys = {
+        "AGENTHUB_API_KEY": api_key,
+        "AGENTHUB_WORKER_KEY": worker_key,
+        "AGENTHUB_OPERATOR_KEY": operator_key,
+    }
     try:
         demonstration.send(url, "", demonstration.Call("", "GET", "/healthz"))
+        given = {name: key for name, key in keys.items() if key}
         if api_key is None:
-            with open_database() as (settings, database), database.transaction() as session:
-                new = access.create_key(session, load_pepper(settings), "demo", "developer")
-            api_key = new.secret
-            console.print(
-                f"# A key of the owner demo for these calls\nexport AGENTHUB_API_KEY={api_key}\n"
-            )
+            given |= _make_demo_keys(keys.keys() - given.keys())
+        callers = {name: demonstration.Caller(url, key, name) for name, key in given.items()}
+        requester = callers["AGENTHUB_API_KEY"]
         for call in demonstration.calls():
-            console.print(f"# {call.purpose}")
-            click.echo(call.as_curl(url))
-            click.echo(json.dumps(demonstration.send(url, api_key, call))[:400] + "\n")
+            requester.make_once(call)
+        if len(callers) < len(keys):
+            console.print("Give --worker-key and --operator-key to see work delegated, too.")
+            return
+        delegation.run(requester, callers["AGENTHUB_WORKER_KEY"], callers["AGENTHUB_OPERATOR_KEY"])
     except demonstration.DemoFailed as error:
         raise Failure(str(error)) from None
+
+
+def _make_demo_keys(variables: Set[str]) -> dict[str, str]:
+    """Make keys of the demonstration in the local database and show them."""
+    owners = {
+        "AGENTHUB_API_KEY": ("demo", "developer", None),
+        "AGENTHUB_WORKER_KEY": ("demo-partner", "developer", None),
+        "AGENTHUB_OPERATOR_KEY": ("demo-operator", "admin", clock.now() + timedelta(hours=1)),
+    }
+    made = {}
+    with open_database() as (settings, database), database.transaction() as session:
+        pepper = load_pepper(settings)
+        for name in sorted(variables):
+            owner, role, expires_at = owners[name]
+            made[name] = access.create_key(session, pepper, owner, role, expires_at).secret
+    click.echo("# Keys for these calls; the operator's expires in an hour")
+    for name, key in made.items():
+        click.echo(f"export {name}={key}")
+    click.echo()
+    return made
 
 
 main.add_command(ledger)

@@ -184,4 +184,15 @@ class Settings:
 
 
 # Variables of the command line as a client of a running service; they configure no service.
-CLIENT_VARIABLES = frozenset({"AGENTHUB_URL", "AGENTHUB_API_KEY"})
+CLIENT_VARIABLES = frozenset(
+    {"AGENTHUB_URL", "AGENTHUB_API_KEY", "AGENTHUB_WORKER_KEY", "AGENTHUB_OPERATOR_KEY"}
+)
+
+
+def client_environment(**variables: str) -> dict[str, str]:
+    """Return the environment for a client in a process of its own.
+
+    It is this process's without any setting or key, and with ``variables``.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return kept | variables

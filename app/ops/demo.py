@@ -11,34 +11,51 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import click
+
 from app.registry.examples import MANIFEST
 
 NAMESPACE = "@demo"
+MAX_SHOWN = 400
 JsonObject = dict[str, Any]
 
 
 class DemoFailed(Exception):
-    """The service could not be reached, or refused a call; the message says which and why."""
+    """A call or a step did not do what it should; the message says which and why.
+
+    ``code`` is the problem's, where the service refused a call.
+    """
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request of the demonstration and why it is made."""
+    """One request of the demonstration and why it is made.
+
+    ``public`` marks one that needs no API key. ``shows`` names the members of the answer that
+    matter, where not all of them do.
+    """
 
     purpose: str
     method: str
     path: str
     body: JsonObject | None = None
     idempotency_key: str | None = None
+    public: bool = False
+    shows: tuple[str, ...] = ()
 
-    def as_curl(self, url: str) -> str:
-        """Return the call as a command line; the key is taken from ``$AGENTHUB_API_KEY``."""
+    def as_curl(self, url: str, key_variable: str) -> str:
+        """Return the call as a command line that takes the key from a variable of the shell."""
         parts = ["curl", "-sS"]
         if self.method != "GET":
             parts += ["-X", self.method]
         line = " ".join(parts) + " " + shlex.quote(url + self.path)
+        if not self.public:
+            line += f' \\\n  -H "X-API-Key: ${key_variable}"'
         if self.idempotency_key:
-            line += ' \\\n  -H "X-API-Key: $AGENTHUB_API_KEY"'
             line += f" \\\n  -H {shlex.quote(f'Idempotency-Key: {self.idempotency_key}')}"
         if self.body is not None:
             line += " \\\n  -H 'Content-Type: application/json'"
@@ -46,7 +63,36 @@ class Call:
         return line
 
 
-def _capability(
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with an API key, which the curl lines take from the variable ``key_variable``."""
+
+    url: str
+    api_key: str
+    key_variable: str = "AGENTHUB_API_KEY"
+
+    def make(self, call: Call) -> JsonObject:
+        """Show a call, make it, show the answer and return it. Raises ``DemoFailed``."""
+        click.echo(f"# {call.purpose}")
+        click.echo(call.as_curl(self.url, self.key_variable))
+        answer = send(self.url, self.api_key, call)
+        if call.shows:
+            click.echo(json.dumps({name: answer[name] for name in call.shows}) + "\n")
+        else:
+            click.echo(json.dumps(answer)[:MAX_SHOWN] + "\n")
+        return answer
+
+    def make_once(self, call: Call) -> None:
+        """Make a call whose effect may be there from an earlier run. Raises ``DemoFailed``."""
+        try:
+            self.make(call)
+        except DemoFailed as error:
+            if error.code != "idempotency_response_expired":
+                raise
+            click.echo("Done by an earlier run, whose answer is no longer kept.\n")
+
+
+def build_capability(
     identifier: str,
     name: str,
     description: str,
@@ -75,7 +121,8 @@ def _capability(
     } | overrides
 
 
-def _manifest(identity: JsonObject, *capabilities: JsonObject) -> JsonObject:
+def build_manifest(identity: JsonObject, *capabilities: JsonObject) -> JsonObject:
+    """Return a manifest of version 1.0.0 unless ``identity`` names another."""
     manifest = copy.deepcopy(MANIFEST)
     manifest["identity"] = {"version": "1.0.0", "owner": "demo", "tags": ["finance"]} | identity
     manifest["capabilities"] = list(capabilities)
@@ -83,7 +130,7 @@ def _manifest(identity: JsonObject, *capabilities: JsonObject) -> JsonObject:
     return manifest
 
 
-EXTRACT = _capability(
+EXTRACT = build_capability(
     "extract-invoice",
     "Extract an invoice",
     "Reads a scanned supplier invoice and returns its fields.",
@@ -91,7 +138,7 @@ EXTRACT = _capability(
     {"supplier": "string", "total": "number"},
     permissions=["documents.read"],
 )
-EXTRACT_IN_CURRENCY = _capability(
+EXTRACT_IN_CURRENCY = build_capability(
     "extract-invoice",
     "Extract an invoice",
     "Reads a scanned supplier invoice and returns its fields in one currency.",
@@ -99,7 +146,7 @@ EXTRACT_IN_CURRENCY = _capability(
     {"supplier": "string", "total": "number"},
     permissions=["documents.read"],
 )
-CLASSIFY = _capability(
+CLASSIFY = build_capability(
     "classify-expense",
     "Classify an expense",
     "Assigns an expense to an account of the chart of accounts.",
@@ -107,7 +154,7 @@ CLASSIFY = _capability(
     {"account": "string"},
     category="reasoning",
 )
-PAY = _capability(
+PAY = build_capability(
     "schedule-payment",
     "Schedule a payment",
     "Queues a supplier payment for the next payment run.",
@@ -141,9 +188,9 @@ CLERK = {
 def calls() -> Iterator[Call]:
     """Yield the demonstration's calls in order. Running it again replays every answer."""
     for manifest in (
-        _manifest(READER, EXTRACT),
-        _manifest(CLASSIFIER, CLASSIFY),
-        _manifest(CLERK, PAY, CLASSIFY),
+        build_manifest(READER, EXTRACT),
+        build_manifest(CLASSIFIER, CLASSIFY),
+        build_manifest(CLERK, PAY, CLASSIFY),
     ):
         yield Call(
             f"Register {manifest['identity']['name']}",
@@ -153,7 +200,7 @@ def calls() -> Iterator[Call]:
             f"demo-register-{manifest['identity']['id']}",
         )
     reader = f"{NAMESPACE}:{READER['id']}"
-    second = _manifest({**READER, "version": "2.0.0"}, EXTRACT_IN_CURRENCY, CLASSIFY)
+    second = build_manifest({**READER, "version": "2.0.0"}, EXTRACT_IN_CURRENCY, CLASSIFY)
     yield Call(
         "Publish a second version of Invoice Reader, which asks its callers for more",
         "PUT",
@@ -165,8 +212,11 @@ def calls() -> Iterator[Call]:
         "See whom the new version breaks",
         "GET",
         f"/v1/agents/{reader}/versions/1.0.0/behavioral-diff/2.0.0",
+        public=True,
     )
-    yield Call("List the agents of the namespace", "GET", f"/v1/namespaces/{NAMESPACE}")
+    yield Call(
+        "List the agents of the namespace", "GET", f"/v1/namespaces/{NAMESPACE}", public=True
+    )
 
 
 def send(url: str, api_key: str, call: Call) -> JsonObject:
@@ -184,11 +234,19 @@ def send(url: str, api_key: str, call: Call) -> JsonObject:
             return answer
     except urllib.error.HTTPError as error:
         detail = error.read().decode("utf-8", "replace")
-        raise DemoFailed(
-            f"{call.method} {call.path} was refused ({error.code}): {detail}"
-        ) from None
+        message = f"{call.method} {call.path} was refused ({error.code}): {detail}"
+        raise DemoFailed(message, _problem_code(detail)) from None
     except (urllib.error.URLError, TimeoutError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise DemoFailed(
             f"no AgentHub answers at {url} ({reason}); start one: agenthub up"
         ) from None
+
+
+def _problem_code(body: str) -> str | None:
+    """Return the code of a problem; None for an answer that is no problem document."""
+    try:
+        code = json.loads(body)["code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return str(code)

@@ -369,7 +369,7 @@ class DelegationListQuery(PageQuery):
     """Which delegations, newest first."""
 
     agent_id = ma.fields.String(
-        load_default=None, validate=ma.validate.Length(min=1, max=AGENT_ID_LENGTH)
+        load_default=None, validate=[ma.validate.Length(min=1, max=AGENT_ID_LENGTH), _ID_PATTERN]
     )
     role = ma.fields.String(
         load_default=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,38 +22,11 @@ from tests.reliability.hostile import (
     HOSTILE,
     WRITES,
     assert_refused,
+    changed,
+    json_type,
+    places,
     send,
 )
-
-
-def places(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of a document with its pointer, down to the schemas users bring."""
-    yield pointer, value
-    if pointer.endswith(("input_schema", "output_schema", "/metrics")):
-        return
-    children: Any = enumerate(value) if isinstance(value, list) else ()
-    if isinstance(value, dict):
-        children = value.items()
-    for name, child in children:
-        yield from places(child, f"{pointer}/{name}")
-
-
-def changed(document: Any, pointer: str, change: Callable[[Any, Any], None]) -> Any:
-    """Return a copy after ``change(parent, name)`` of the value at ``pointer``."""
-    result = {"": copy.deepcopy(document)}
-    parent: Any = result
-    name: Any = ""
-    for part in pointer.split("/")[1:]:
-        parent = parent[name]
-        name = int(part) if isinstance(parent, list) else part
-    change(parent, name)
-    return result[""]
-
-
-def json_type(value: Any) -> str:
-    """Return the JSON type of a value."""
-    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
-    return names.get(type(value), "object" if isinstance(value, dict) else "null")
 
 
 @pytest.mark.parametrize("name", WRITES)

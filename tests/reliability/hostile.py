@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from werkzeug.test import TestResponse
@@ -98,3 +100,37 @@ def send(api: Api, name: str, body: Any = None, **arguments: Any) -> TestRespons
     method, path, _ = WRITES[name]
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return api.request(method, path, data=data, **arguments)
+
+
+# Below these a document holds whatever its author likes.
+OPEN = ("input_schema", "output_schema", "/metrics", "/task_input", "/output", "/metadata")
+
+
+def places(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of a document with its pointer, down to what its author likes."""
+    yield pointer, value
+    if pointer.endswith(OPEN):
+        return
+    children: Any = enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        children = value.items()
+    for name, child in children:
+        yield from places(child, f"{pointer}/{name}")
+
+
+def changed(document: Any, pointer: str, change: Callable[[Any, Any], None]) -> Any:
+    """Return a copy after ``change(parent, name)`` of the value at ``pointer``."""
+    result = {"": copy.deepcopy(document)}
+    parent: Any = result
+    name: Any = ""
+    for part in pointer.split("/")[1:]:
+        parent = parent[name]
+        name = int(part) if isinstance(parent, list) else part
+    change(parent, name)
+    return result[""]
+
+
+def json_type(value: Any) -> str:
+    """Return the JSON type of a value."""
+    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
+    return names.get(type(value), "object" if isinstance(value, dict) else "null")

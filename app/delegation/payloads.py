@@ -2,16 +2,82 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import atexit
+import subprocess
+import sys
+import threading
 from typing import Any
 
-import jsonschema_rs
 import orjson
 
 from app.delegation.errors import CapabilitySchemaUnusable, PayloadInvalid
+from app.delegation.payload_check import CPU_SECONDS, MEMORY_BYTES
 
-MAX_REPORTED = 100
-MAX_DETAIL = 300
+
+class CheckStopped(Exception):
+    """A check has reached its limit of computing time or memory."""
+
+
+class Checker:
+    """The process that does this process's checks, started when the first one is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.stop)
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None while there is none."""
+        return self._process.pid if self._process else None
+
+    def errors(self, schema: dict[str, Any], payload: Any) -> list[dict[str, str]] | None:
+        """Return where a payload is not what a schema demands; None for a schema without use.
+
+        Raises ``CheckStopped``.
+        """
+        text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS).decode()
+        line = orjson.dumps({"schema": text, "payload": payload}) + b"\n"
+        with self._lock:
+            reply = self._ask(line)
+            if not reply.endswith(b"\n"):
+                self._end()
+                raise CheckStopped
+        found: list[dict[str, str]] | None = orjson.loads(reply)["errors"]
+        return found
+
+    def _ask(self, line: bytes) -> bytes:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app.delegation.payload_check"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        reads, writes = self._process.stdout, self._process.stdin
+        assert reads is not None  # noqa: S101 (both are pipes)
+        assert writes is not None  # noqa: S101
+        try:
+            writes.write(line)
+            writes.flush()
+            return reads.readline()
+        except OSError:
+            return b""
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def stop(self) -> None:
+        """End the process; another check would start a new one."""
+        with self._lock:
+            self._end()
+
+
+_checker = Checker()
 
 
 def check(schema: dict[str, Any], payload: Any, member: str) -> None:
@@ -19,38 +85,25 @@ def check(schema: dict[str, Any], payload: Any, member: str) -> None:
 
     ``member`` is the request's member that holds the payload. A schema that is only a ``$ref_uri``
     demands nothing here: the service fetches nothing. Raises ``CapabilitySchemaUnusable`` for one
-    that cannot be applied without fetching.
+    that cannot be applied without fetching, or not within the limits of a check.
     """
     if "$ref_uri" in schema:
         return
+    part = member.removeprefix("task_")
     try:
-        validator = _validator(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS))
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError):
+        errors = _checker.errors(schema, payload)
+    except CheckStopped:
         raise CapabilitySchemaUnusable(
-            f"the schema of the capability's {member.removeprefix('task_')} cannot be applied; "
-            "publish a version of the delegate whose schema stands alone"
+            f"applying the schema of the capability's {part} takes more than {CPU_SECONDS} seconds "
+            f"or {MEMORY_BYTES // 2**20} MiB; publish a version of the delegate with a simpler one"
         ) from None
-    errors = validator.evaluate(payload).errors()
+    if errors is None:
+        raise CapabilitySchemaUnusable(
+            f"the schema of the capability's {part} cannot be applied; "
+            "publish a version of the delegate whose schema stands alone"
+        )
     if errors:
         raise PayloadInvalid(
             f"the {member} does not match the schema of the delegate's capability",
-            errors=[
-                {
-                    "pointer": f"/{member}{error['instanceLocation']}",
-                    "code": error["schemaLocation"].rpartition("/")[2] or "schema",
-                    "detail": error["error"][:MAX_DETAIL],
-                }
-                for error in errors[:MAX_REPORTED]
-            ],
+            errors=[{**error, "pointer": f"/{member}{error['pointer']}"} for error in errors],
         )
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: bytes) -> Any:
-    """Compile a schema: nothing is fetched, and patterns run in time linear in the text."""
-    return jsonschema_rs.validator_for(
-        orjson.loads(schema),
-        validate_formats=False,
-        pattern_options=jsonschema_rs.RegexOptions(),
-        offline=True,
-    )

@@ -57,5 +57,6 @@ def expected_revisions() -> frozenset[int] | None:
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
-    tags = (_AGENT_TAG.fullmatch(tag) for tag in request.if_match.as_set())
+    # Werkzeug gives None for an empty tag.
+    tags = (_AGENT_TAG.fullmatch(tag or "") for tag in request.if_match.as_set())
     return frozenset(int(tag["revision"]) for tag in tags if tag)

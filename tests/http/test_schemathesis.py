@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,34 @@ load_all_checks()
 EXCLUDED = [positive_data_acceptance, use_after_free, ensure_resource_availability, ignored_auth]
 
 
+@dataclass(frozen=True)
+class Live:
+    """An application in use, and a caller whose agents work for each other."""
+
+    app: Flask
+    acme: Api
+
+    def offer(self) -> str:
+        """Offer a task, so that commands find a delegation, and return its id."""
+        response = self.acme.post("/v1/delegations", OFFER)
+        assert response.status_code == 200, response.text
+        return str(response.get_json()["delegation_id"])
+
+
+CLERK, READER = "@acme:clerk", "@acme:reader"
+OFFER = {
+    "execution": "remote",
+    "requester_agent_id": CLERK,
+    "delegate_agent_id": READER,
+    "task_spec": "Read the invoices of November",
+    "estimated_cost_usd": 10,
+    "max_budget_usd": 20,
+}
+
+
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Flask, str]]:
-    """One application with an agent in it, shared by all generated requests, and a key."""
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One application with agents and money in it, shared by all generated requests."""
     folder: Path = tmp_path_factory.mktemp("schemathesis")
     settings = settings_for(f"sqlite:///{folder / 'agenthub.db'}", folder)
     upgrade_all(settings)
@@ -46,25 +72,34 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Flask, str]
     services = app.extensions[EXTENSION]
     with services.database.transaction() as session:
         key = create_key(session, services.pepper, "acme", "developer")
-    acme = Api(app.test_client(), Contract(app), key.secret)
-    registered = acme.post("/v1/agents", {"namespace": "@acme", "manifest": build_manifest()})
-    assert registered.status_code == 200
-    yield app, key.secret
+        admin = create_key(session, services.pepper, "operator", "admin")
+    acme, operator = (Api(app.test_client(), Contract(app), k.secret) for k in (key, admin))
+    for slug in ("invoice-summarizer", "clerk", "reader"):
+        body: dict[str, Any] = {"namespace": "@acme", "manifest": build_manifest(slug)}
+        registered = acme.post("/v1/agents", body)
+        assert registered.status_code == 200
+    body = {"agent_id": CLERK, "amount_usd": 1_000_000}
+    assert operator.post("/v1/ledger/topups", body).status_code == 200
+    yield Live(app, acme)
     services.database.dispose()
 
 
-def test_answers_as_documented(live: tuple[Flask, str], subtests: pytest.Subtests) -> None:
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", live[0])
+def test_answers_as_documented(live: Live, subtests: pytest.Subtests) -> None:
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", live.app)
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) > 15
+    assert len(operations) > 40
     for operation in operations:
         with subtests.test(operation.label):
-            hold_to_the_document(operation, live[1])
+            hold_to_the_document(operation, live)
 
 
-def hold_to_the_document(operation: Any, key: str) -> None:
-    """Send valid and invalid requests of one operation and check every answer."""
+def hold_to_the_document(operation: Any, live: Live) -> None:
+    """Send valid and invalid requests of one operation and check every answer.
+
+    Where an operation is about a delegation, those that follow the document find one.
+    """
     modes = list(schemathesis.GenerationMode)
+    known = live.offer() if "{delegation_id}" in operation.label else None
 
     @hypothesis.settings(
         max_examples=EXAMPLES,
@@ -75,7 +110,9 @@ def hold_to_the_document(operation: Any, key: str) -> None:
     )
     @hypothesis.given(st.sampled_from(modes).flatmap(lambda mode: cases(operation, mode)))
     def check(case: Any) -> None:
-        headers = {"X-API-Key": key}
+        headers = {"X-API-Key": live.acme.key}
+        if known and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE:
+            case.path_parameters["delegation_id"] = known
         if "Idempotency-Key" not in (case.headers or {}):
             headers["Idempotency-Key"] = uuid.uuid4().hex
         response = case.call(headers=headers)

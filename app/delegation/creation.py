@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -366,15 +367,17 @@ def _metering(
     ]
 
 
+_insert_delegations = insert(Delegation.__table__)  # type: ignore[arg-type]
+_insert_events = insert(DelegationEvent.__table__)  # type: ignore[arg-type]
+
+
 def _write(session: Session, actor: Actor, created: Sequence[Created]) -> None:
     """Write everything with one statement for each table."""
     if not created:
         return
-    session.execute(Delegation.__table__.insert(), [one.row for one in created])  # type: ignore[attr-defined]
-    session.execute(
-        DelegationEvent.__table__.insert(),  # type: ignore[attr-defined]
-        [event for one in created for event in one.events],
-    )
+    connection = session.connection()
+    connection.execute(_insert_delegations, [one.row for one in created])
+    connection.execute(_insert_events, [event for one in created for event in one.events])
     movements = [movement for one in created for movement in one.movements]
     ledger.book(session, movements, actor.owner_id)
     record_events(session, [event for one in created for event in one.metering])

@@ -15,11 +15,12 @@ from typing import Any
 
 import orjson
 from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app import clock
 from app.canonical import canonical_json
-from app.db import insert_if_absent
 from app.idempotency.errors import KeyMalformed, KeyMissing, KeyReused, ResponseExpired
 from app.idempotency.models import IdempotencyKey
 
@@ -118,6 +119,24 @@ def find_answer(connection: Connection | Session, request: WriteRequest) -> Answ
     )
 
 
+_keys: Any = IdempotencyKey.__table__
+# Every write runs these, so they are built once.
+_claims = {
+    name: insert(_keys).on_conflict_do_nothing().returning(_keys.c.key)
+    for name, insert in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+}
+_store_answer = (
+    update(_keys)
+    .where(_keys.c.principal == bindparam("of"), _keys.c.key == bindparam("under"))
+    .values(
+        status_code=bindparam("status_code"),
+        response_body=bindparam("response_body"),
+        response_headers=bindparam("response_headers"),
+        resource=bindparam("resource"),
+    )
+)
+
+
 def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool:
     """Insert the key row of a write about to run; False when another request holds the key.
 
@@ -125,31 +144,33 @@ def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool
     transaction.
     """
     created_at: datetime = clock.now()
-    inserted = insert_if_absent(
-        session,
-        IdempotencyKey,
-        principal=request.principal,
-        key=request.key,
-        request_hash=request.request_hash,
-        method=request.method,
-        route=request.route,
-        created_at=created_at,
-        body_expires_at=created_at + retention,
-    )
-    return inserted is not None
+    connection = session.connection()
+    row = {
+        "principal": request.principal,
+        "key": request.key,
+        "request_hash": request.request_hash,
+        "method": request.method,
+        "route": request.route,
+        "created_at": created_at,
+        "body_expires_at": created_at + retention,
+    }
+    return connection.execute(_claims[connection.dialect.name], row).first() is not None
 
 
 def store_answer(session: Session, request: WriteRequest, answer: Answer) -> None:
     """Complete the key row with the answer that will be sent after the commit."""
-    session.execute(
-        update(IdempotencyKey)
-        .where(IdempotencyKey.principal == request.principal, IdempotencyKey.key == request.key)
-        .values(
-            status_code=answer.status_code,
-            response_body=answer.body,
-            response_headers=orjson.dumps(answer.headers).decode(),
-            resource=answer.resource,
-        )
+    # What the effect left in the session is written first, so that it fails before this does.
+    session.flush()
+    session.connection().execute(
+        _store_answer,
+        {
+            "of": request.principal,
+            "under": request.key,
+            "status_code": answer.status_code,
+            "response_body": answer.body,
+            "response_headers": orjson.dumps(answer.headers).decode(),
+            "resource": answer.resource,
+        },
     )
 
 

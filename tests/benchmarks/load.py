@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Sample:
     p50_ms: float
     p99_ms: float
     cpu_ms: float
+    finished_per_second: float = 0.0
 
 
 def require_wrk() -> str:
@@ -38,19 +40,32 @@ def require_wrk() -> str:
     return found
 
 
-def burst(url: str, seconds: int, processes: Iterable[int], *arguments: str) -> Sample:
+def burst(
+    url: str,
+    seconds: int,
+    processes: Iterable[int],
+    *arguments: str,
+    script: Path = SCRIPT,
+    environ: Mapping[str, str] | None = None,
+) -> Sample:
     """Send as many requests as 8 connections can in ``seconds`` and return what they came to.
 
     ``processes`` and all below them are what the CPU time is taken of; ``arguments`` are those of
-    ``requests.lua``. Raises ``Unusable`` if any request failed.
+    ``script``. Raises ``Unusable`` if any request failed.
     """
     command = [
         require_wrk(), "--threads", "1", "--connections", str(CONNECTIONS),
-        "--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT), url, "--",
+        "--duration", f"{seconds}s", "--timeout", "10s", "--script", str(script), url, "--",
         *arguments,
     ]  # fmt: skip
     before = _cpu_seconds(processes)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 30,
+        env={**os.environ, **(environ or {})},
+    )
     used = _cpu_seconds(processes) - before
     if done.returncode != 0:
         raise Unusable(f"wrk failed: {done.stdout}{done.stderr}")
@@ -62,6 +77,7 @@ def burst(url: str, seconds: int, processes: Iterable[int], *arguments: str) -> 
         p50_ms=result["p50_ms"],
         p99_ms=result["p99_ms"],
         cpu_ms=1000 * used / result["requests"],
+        finished_per_second=result.get("finished", 0) / result["seconds"],
     )
 
 

@@ -7,7 +7,7 @@ what is stored with the delegation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from app.canonical import canonical_json, digest
@@ -98,7 +98,7 @@ def _share(score: int | None) -> float | None:
 
 def _plain(given: PolicyInput) -> dict[str, Any]:
     """Return the input with what has no order put in order, so that equal inputs hash alike."""
-    document = asdict(given)
+    document = dict(vars(given))
     for name in ("required_permissions", "granted_permissions"):
         document[name] = sorted(document[name])
     return document

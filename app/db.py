@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,6 +95,7 @@ class Database:
             self.writer, self.reader = _sqlite_engines(settings)
         else:
             self.writer, self.reader = _postgresql_engines(settings)
+        self._idle: list[Connection] = []
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -108,9 +109,33 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a connection whose statements each see the latest commit and cannot write."""
-        with self.reader.connect() as connection:
+        """Give a connection whose statements each see the latest commit and cannot write.
+
+        It is kept for the next read, since the pool takes longer than SQLite for a row by its key.
+        After an error all go back to the pool, which knows how to replace broken ones.
+        """
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.reader.connect()
+        try:
             yield connection
+            if connection.in_transaction():
+                connection.rollback()
+        except BaseException:
+            connection.close()
+            self._release_idle()
+            raise
+        # What the pool may open beyond as many is left to other users of it.
+        if len(self._idle) < self.settings.threads:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _release_idle(self) -> None:
+        while self._idle:
+            with suppress(IndexError):
+                self._idle.pop().close()
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -128,6 +153,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close every pooled connection."""
+        self._release_idle()
         self.writer.dispose()
         self.reader.dispose()
 

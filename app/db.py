@@ -10,7 +10,7 @@ import random
 import sqlite3
 import time
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Integer,
     MetaData,
     Select,
     String,
@@ -33,7 +34,6 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.config import Settings
 
@@ -168,7 +168,12 @@ def _postgresql_engines(settings: Settings) -> tuple[Engine, Engine]:
     def engine(options: str, **arguments: Any) -> Engine:
         return create_engine(
             settings.url,
-            connect_args={"options": options, "connect_timeout": 5, "application_name": "agenthub"},
+            connect_args={
+                "options": options,
+                "connect_timeout": 5,
+                "application_name": "agenthub",
+                "client_encoding": "UTF8",
+            },
             pool_size=settings.threads,
             max_overflow=settings.threads,
             pool_timeout=10,
@@ -247,42 +252,78 @@ def begin_immediate(connection: Connection, timeout_ms: int) -> None:
 class HotRead:
     """A statement that the most frequent reads run, compiled once for each dialect.
 
-    On a reading connection it goes to the driver directly: what SQLAlchemy does around an execution
-    costs more than the database does for a row by its key. Its columns must be ones whose driver
-    values are used as they are, which excludes times. The statement runs in the ordinary way when
-    somebody listens to statements, and again in the ordinary way should the driver refuse it, so
-    that errors keep their names and broken connections are given up.
+    On a reading connection it goes to the driver directly, on PostgreSQL to the C library below the
+    driver: what SQLAlchemy and psycopg do around an execution costs more than the database does for
+    a row by its key. So its parameters must be texts, and its columns texts and whole numbers. The
+    statement runs in the ordinary way when somebody listens to statements, and again in the
+    ordinary way, on a new connection, should the direct one fail, so that errors keep their names.
     """
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
         self.statement = statement
-        self._row: Any = namedtuple("Row", statement.selected_columns.keys())  # type: ignore[misc]
-        self._compiled: dict[str, SQLCompiler] = {}
+        columns = statement.selected_columns
+        self._row: Any = namedtuple("Row", columns.keys())  # type: ignore[misc]
+        self._from_text: list[Callable[[bytes], Any]] = [
+            int if isinstance(column.type, Integer) else bytes.decode for column in columns
+        ]
+        self._compiled: dict[str, tuple[str, Sequence[str]]] = {}
 
-    def all(self, reader: Connection | Session, parameters: dict[str, Any]) -> Sequence[Any]:
+    def all(self, reader: Connection | Session, parameters: dict[str, str]) -> Sequence[Any]:
         """Return every row, with its columns as attributes."""
-        if isinstance(reader, Session) or reader.engine.dispatch.before_cursor_execute:
+        if (
+            isinstance(reader, Session)
+            or reader.in_transaction()
+            or reader.engine.dispatch.before_cursor_execute
+        ):
             return reader.execute(self.statement, parameters).all()
-        compiled = self._compiled.get(reader.dialect.name)
-        if compiled is None:
-            compiled = self.statement.compile(dialect=reader.dialect)
-            self._compiled[reader.dialect.name] = compiled
-        given: Any = parameters
-        if compiled.positiontup is not None:
-            given = [parameters[name] for name in compiled.positiontup]
+        dialect = reader.dialect
+        sql, names = self._compiled.get(dialect.name) or self._compile(dialect)
+        run = self._run_prepared if dialect.name == "postgresql" else self._run
         try:
-            return [self._row._make(row) for row in self._run(reader, compiled.string, given)]
-        except reader.dialect.loaded_dbapi.Error:
+            rows = run(reader, sql, [parameters[name] for name in names])
+        except dialect.loaded_dbapi.Error:
+            reader.invalidate()
             return reader.execute(self.statement, parameters).all()
+        return [self._row._make(row) for row in rows]
+
+    def _compile(self, dialect: Any) -> tuple[str, Sequence[str]]:
+        style = "numeric_dollar" if dialect.name == "postgresql" else "qmark"
+        compiled: Any = self.statement.compile(dialect=type(dialect)(paramstyle=style))
+        found = self._compiled[dialect.name] = (compiled.string, compiled.positiontup)
+        return found
 
     @staticmethod
-    def _run(reader: Connection, sql: str, parameters: Any) -> Sequence[Any]:
+    def _run(reader: Connection, sql: str, parameters: Sequence[str]) -> Sequence[Any]:
         cursor = reader.connection.cursor()
         try:
             cursor.execute(sql, parameters)
             return cursor.fetchall()
         finally:
             cursor.close()
+
+    def _run_prepared(
+        self, reader: Connection, sql: str, parameters: Sequence[str]
+    ) -> Sequence[Any]:
+        pooled, driver = reader.connection, reader.dialect.loaded_dbapi
+        libpq: Any = pooled.driver_connection.pgconn  # type: ignore[union-attr]
+        name = pooled.info.get(self)
+        if name is None:
+            name = f"hot_read_{len(pooled.info)}".encode()
+            if libpq.prepare(name, sql.encode()).status != driver.pq.ExecStatus.COMMAND_OK:
+                raise driver.OperationalError("the statement cannot be prepared")
+            pooled.info[self] = name
+        given = [value.encode() for value in parameters]
+        # Binary, since a text is otherwise taken to end at its first NUL.
+        result = libpq.exec_prepared(name, given, [driver.pq.Format.BINARY] * len(given))
+        if result.status != driver.pq.ExecStatus.TUPLES_OK:
+            raise driver.OperationalError("the statement failed")
+        return [
+            [
+                None if (text := result.get_value(row, column)) is None else from_text(text)
+                for column, from_text in enumerate(self._from_text)
+            ]
+            for row in range(result.ntuples)
+        ]
 
 
 def insert_if_absent(

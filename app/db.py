@@ -305,7 +305,7 @@ class HotRead:
         self, reader: Connection, sql: str, parameters: Sequence[str]
     ) -> Sequence[Any]:
         pooled, driver = reader.connection, reader.dialect.loaded_dbapi
-        libpq: Any = pooled.driver_connection.pgconn  # type: ignore[union-attr]
+        libpq: Any = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
         name = pooled.info.get(self)
         if name is None:
             name = f"hot_read_{len(pooled.info)}".encode()

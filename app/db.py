@@ -111,8 +111,9 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """Give a connection whose statements each see the latest commit and cannot write.
 
-        It is kept for the next read, since the pool takes longer than SQLite for a row by its key.
-        After an error all go back to the pool, which knows how to replace broken ones.
+        It is kept for the next read, since the pool takes longer than SQLite for a row by its key,
+        unless an ordinary statement began a transaction on it. After an error all go back to the
+        pool, which knows how to replace broken ones.
         """
         try:
             connection = self._idle.pop()
@@ -120,17 +121,15 @@ class Database:
             connection = self.reader.connect()
         try:
             yield connection
-            if connection.in_transaction():
-                connection.rollback()
         except BaseException:
             connection.close()
             self._release_idle()
             raise
         # What the pool may open beyond as many is left to other users of it.
-        if len(self._idle) < self.settings.threads:
-            self._idle.append(connection)
-        else:
+        if connection.in_transaction() or len(self._idle) >= self.settings.threads:
             connection.close()
+        else:
+            self._idle.append(connection)
 
     def _release_idle(self) -> None:
         while self._idle:

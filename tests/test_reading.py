@@ -23,14 +23,18 @@ def database(settings: Settings) -> Iterator[Database]:
     database.dispose()
 
 
-def test_the_next_read_has_the_same_connection_and_nothing_left_over(database: Database) -> None:
+def test_the_next_read_has_the_same_connection(database: Database) -> None:
     with database.read() as first:
-        first.execute(text("SELECT 1"))
-    assert not first.in_transaction()
-    with database.read() as second:
+        pass
+    with database.read() as second, database.read() as nested:
         assert second is first
-        with database.read() as nested:
-            assert nested is not first
+        assert nested is not first
+
+
+def test_a_transaction_is_not_kept(database: Database) -> None:
+    with database.read() as connection:
+        connection.execute(text("SELECT 1"))
+    assert connection.closed
 
 
 def test_after_an_error_every_connection_is_a_new_one(database: Database) -> None:

@@ -1,8 +1,8 @@
 """Writing transactions: a constant number of statements, however many there are to write.
 
 Whatever the database, the accounts concerned are locked first, in the order of their ids, so that
-two writers never wait for each other; then a movement that happened already is refused; then one
-whose funds do not suffice. Whoever catches a refusal has to roll back to before the call.
+there is no deadlock; then a movement that happened already is refused; then one whose funds do not
+suffice. Whoever catches a refusal has to roll back to before the call.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ class Booking:
     transactions: Rows
     postings: Rows
 
-    def guarded(self) -> list[str]:
-        """Return the accounts that must not be overdrawn, in the order of their ids."""
-        return [row["id"] for row in self.accounts if row["kind"] != "system"]
-
 
 def write(connection: Connection, booking: Booking) -> None:
     """Write a booking. Raises ``TransactionExists`` and ``InsufficientFunds``."""
@@ -74,7 +70,8 @@ def _refuse_overdraft(account_id: str) -> None:
 # was when the statement began, except that "held" waits for locks and then reads the newest rows.
 # New sums are made from those: PostgreSQL would hold sums made from a row that a rival has changed
 # meanwhile to the CHECK constraint before it looked at the newer row. An account that a rival is
-# opening is not among those held; "opened" waits for the rival and adds to what it left.
+# opening is not among those held; "opened" waits for the rival and adds to what it left. System
+# accounts are not locked: every writer would wait for them.
 _POSTGRESQL = """
 WITH change AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -87,11 +84,14 @@ WITH change AS MATERIALIZED (
     WHERE id = ANY (%(guarded)s::text[])
     ORDER BY id
     FOR NO KEY UPDATE
+), known AS MATERIALIZED (
+    SELECT id FROM ledger_accounts WHERE id = ANY (%(system)s::text[])
 ), outcome AS MATERIALIZED (
     SELECT change.id, change.kind,
         coalesce(held.debits, 0) + change.debits AS debits,
-        coalesce(held.credits, 0) + change.credits AS credits
-    FROM change LEFT JOIN held ON held.id = change.id
+        coalesce(held.credits, 0) + change.credits AS credits,
+        held.id IS NULL AND known.id IS NULL AS missing
+    FROM change LEFT JOIN held ON held.id = change.id LEFT JOIN known ON known.id = change.id
 ), short AS MATERIALIZED (
     SELECT id FROM outcome WHERE credits < debits
 ), booked AS (
@@ -119,8 +119,7 @@ WITH change AS MATERIALIZED (
 ), opened AS (
     INSERT INTO ledger_accounts AS account (id, kind, debits_micros, credits_micros, created_at)
     SELECT id, kind, debits, credits, %(now)s::timestamptz FROM outcome
-    WHERE NOT EXISTS (SELECT FROM ledger_accounts AS known WHERE known.id = outcome.id)
-        AND NOT EXISTS (SELECT FROM short)
+    WHERE missing AND NOT EXISTS (SELECT FROM short)
     ORDER BY id COLLATE "C"
     ON CONFLICT (id) DO UPDATE
     SET debits_micros = account.debits_micros + excluded.debits_micros,
@@ -155,7 +154,8 @@ def _write_postgresql(connection: Connection, booking: Booking) -> None:
         for column in columns
     }
     parameters |= {
-        "guarded": booking.guarded(),
+        "guarded": [row["id"] for row in booking.accounts if row["kind"] != "system"],
+        "system": [row["id"] for row in booking.accounts if row["kind"] == "system"],
         "actor": booking.transactions[0]["actor"],
         "now": booking.transactions[0]["created_at"],
     }

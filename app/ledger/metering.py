@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import (
     BigInteger,
     Integer,
+    String,
     Subquery,
     bindparam,
     cast,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     union,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
@@ -103,11 +103,28 @@ def unseen(session: Session, events: Sequence[MeteringEvent]) -> list[MeteringEv
     return list(new.values())
 
 
-# Many rows are one statement; what a unique constraint refuses is not returned.
-_inserts = {
-    "sqlite": sqlite_insert(_events).on_conflict_do_nothing().returning(_events.c.seq),
-    "postgresql": postgresql_insert(_events).on_conflict_do_nothing().returning(_events.c.seq),
+_insert = sqlite_insert(_events).on_conflict_do_nothing()
+# PostgreSQL gets a column as one array: a parameter for each value would cost three times as much.
+_ARRAYS = {
+    "source": "text",
+    "event_id": "text",
+    "payload_hash": "text",
+    "delegation_id": "text",
+    "actor": "text",
+    "owner_id": "text",
+    "payer_owner_id": "text",
+    "operation": "text",
+    "cost_micros": "bigint",
+    "metadata": "text",
+    "occurred_at": "timestamptz",
+    "recorded_at": "timestamptz",
 }
+_NAMES = ", ".join(_ARRAYS)
+_INSERT_ARRAYS = (
+    f"INSERT INTO ledger_metering_events ({_NAMES}) SELECT {_NAMES} FROM unnest("  # noqa: S608
+    + ", ".join(f"%({name})s::{kind}[]" for name, kind in _ARRAYS.items())
+    + f") WITH ORDINALITY AS event ({_NAMES}, position) ORDER BY position ON CONFLICT DO NOTHING"
+)
 
 
 def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
@@ -137,8 +154,12 @@ def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
         for event in events
     ]
     connection = session.connection()
-    inserted = connection.execute(_inserts[connection.dialect.name], rows).all()
-    if len(inserted) < len(rows):
+    if connection.dialect.name == "sqlite":
+        inserted = connection.execute(_insert, rows).rowcount
+    else:
+        columns = {name: [row[name] for row in rows] for name in _ARRAYS}
+        inserted = connection.exec_driver_sql(_INSERT_ARRAYS, columns).rowcount
+    if inserted < len(rows):
         raise MeteringEventReused("one of the events was reported by another request just now")
 
 
@@ -177,25 +198,38 @@ _columns = (
 _limit = bindparam("limit", type_=Integer, literal_execute=True)
 
 
-def _newest(*conditions: Any) -> Any:
-    return (
-        select(*_columns)
-        .where(_events.c.seq < bindparam("before", type_=BigInteger), *conditions)
-        .order_by(_events.c.seq.desc())
-        .limit(_limit)
-    )
+_before = bindparam("before", type_=BigInteger)
+_owner_id = bindparam("owner_id", type_=String)
 
 
-_list_all = _newest()
-# Each side is cut before they are put together: one condition on both columns would read all of an
-# owner's events, or all events there are. UNION shows once what an owner reports and pays itself.
-_sides = union(
-    *(
-        select(_newest(column == bindparam("owner_id")).subquery())
-        for column in (_events.c.owner_id, _events.c.payer_owner_id)
-    )
-).subquery()
-_list_of_owner = select(_sides).order_by(_sides.c.seq.desc()).limit(_limit)
+def _newest(order: Sequence[Any], *conditions: Any) -> Any:
+    newest_first = [column.desc() for column in order]
+    return select(*_columns).where(*conditions).order_by(*newest_first).limit(_limit)
+
+
+def _newest_of_owner(dialect: str) -> Any:
+    """Select the newest events that an owner reports or pays for.
+
+    Each side is cut before they are put together: one condition on both columns would read all of
+    the owner's events. UNION shows once what an owner both reports and pays for.
+    """
+    sides = []
+    for column in (_events.c.owner_id, _events.c.payer_owner_id):
+        if dialect == "sqlite":
+            conditions = [column == _owner_id, _events.c.seq < _before]
+        else:
+            # A range where an equality is meant. For an equality PostgreSQL might as well walk
+            # through everybody's events by their number, which is all of them if these are old.
+            place = tuple_(column, _events.c.seq)
+            conditions = [column >= _owner_id, place < tuple_(_owner_id, _before)]
+        side = _newest([column, _events.c.seq], *conditions).subquery()
+        sides.append(select(side))
+    both = union(*sides).subquery()
+    return select(both).order_by(both.c.seq.desc()).limit(_limit)
+
+
+_list_all = _newest([_events.c.seq], _events.c.seq < _before)
+_list_of_owner = {dialect: _newest_of_owner(dialect) for dialect in ("sqlite", "postgresql")}
 
 
 def list_metering(
@@ -208,7 +242,9 @@ def list_metering(
     parameters: dict[str, Any] = {"limit": limit, "before": MAX_SEQ if before is None else before}
     if owner_id is None:
         return list(reader.execute(_list_all, parameters))
-    return list(reader.execute(_list_of_owner, parameters | {"owner_id": owner_id}))
+    bind = reader.get_bind() if isinstance(reader, Session) else reader
+    statement = _list_of_owner[bind.dialect.name]
+    return list(reader.execute(statement, parameters | {"owner_id": owner_id}))
 
 
 _list_of_delegation = (

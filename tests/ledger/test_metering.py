@@ -58,17 +58,18 @@ def seen_by(book: Book, owner_id: str | None, limit: int = 100, before: int | No
 
 
 @contextmanager
-def counted(book: Book) -> Iterator[list[str]]:
-    """Collect the statements that write or read inside the block, without BEGIN."""
-    statements: list[str] = []
+def counted(book: Book, engine: str = "writer") -> Iterator[list[tuple[str, Any]]]:
+    """Collect the statements of an engine inside the block, without BEGIN, with parameters."""
+    statements: list[tuple[str, Any]] = []
 
-    def note(_c: object, _u: object, statement: str, *_: object) -> None:
+    def note(_c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
         if not statement.startswith("BEGIN"):
-            statements.append(statement)
+            statements.append((statement, parameters))
 
-    sa.event.listen(book.database.writer, "before_cursor_execute", note)
+    target = getattr(book.database, engine)
+    sa.event.listen(target, "before_cursor_execute", note)
     yield statements
-    sa.event.remove(book.database.writer, "before_cursor_execute", note)
+    sa.event.remove(target, "before_cursor_execute", note)
 
 
 class TestRecording:
@@ -202,6 +203,28 @@ class TestReading:
             found += [row.event_id for row in rows]
             before = rows[-1].seq
         assert found == [f"e{n}" for n in reversed(range(8))]
+
+    def test_old_events_are_found_without_walking_through_newer_ones(self, book: Book) -> None:
+        record(book, event("old"))
+        others = {"owner_id": OTHER, "payer_owner_id": OTHER, "delegation_id": None}
+        with book.database.transaction() as session:
+            metering.record_events(session, [event(f"e{n}", **others) for n in range(3000)])
+            session.execute(sa.text("ANALYZE"))
+        explain = "EXPLAIN QUERY PLAN " if book.settings.is_sqlite else "EXPLAIN "
+        for owner in (WORKER, PAYER):
+            with book.database.read() as connection, counted(book, "reader") as statements:
+                rows = metering.list_metering(connection, owner_id=owner, limit=10, before=None)
+            assert [row.event_id for row in rows] == ["old"]
+            ((statement, parameters),) = statements
+            with book.database.read() as connection:
+                plan = "\n".join(
+                    str(row[-1])
+                    for row in connection.exec_driver_sql(explain + statement, parameters)
+                )
+            assert "ix_ledger_metering_events_owner_id_seq" in plan
+            assert "ix_ledger_metering_events_payer_owner_id_seq" in plan
+            assert "pk_ledger_metering_events" not in plan
+            assert "seq<?" in plan or not book.settings.is_sqlite
 
     def test_what_was_metered_is_summed_for_each_delegation(self, book: Book) -> None:
         other = DELEGATION.replace("d1", "d2")

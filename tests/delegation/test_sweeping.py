@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from app.errors import Conflict
 from app.http.context import Services
 from app.ops import maintenance
 from app.ops.maintenance import Sweeper, sweep
+from tests.cli.test_commands import Shell
 from tests.client import Api
 from tests.delegation.conftest import CLERK, DELEGATIONS, READER, Clock, accept, balance, offer
 
@@ -78,3 +81,15 @@ def test_one_that_cannot_be_closed_holds_up_no_other(
 
     monkeypatch.setattr(transitions, "lapse", lapse)
     assert sweep(services.database) == [sound]
+
+
+def test_the_command(acme: Api, services: Services, time: Clock, tmp_path: Path) -> None:
+    delegation_id = offer(acme)["delegation_id"]
+    # The command's own clock does not stand still, and the offer is of a day gone by.
+    time.now = datetime.now(UTC) - timedelta(days=1)
+    late = offer(acme)["delegation_id"]
+    shell = Shell(services.settings, tmp_path)
+    closed = shell.json("sweep")["closed"]
+    assert late in closed
+    assert set(closed) <= {delegation_id, late}
+    assert shell.run("sweep").stdout == "0 overdue delegations closed.\n"

@@ -82,6 +82,7 @@ def bank(market: Market, seconds: float) -> Figures:
         "readings of all balances": watch.views,
         "wrong totals or negative balances": 0,
         "reconciliations meanwhile": watch.reconciliations,
+        "blocks sealed and verified": watch.blocks,
     }
 
 

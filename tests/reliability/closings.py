@@ -39,7 +39,7 @@ PAYER, PAYEE = "@acme:clerk", "@globex:reader"
 FUNDS = 1_000_000 * USD
 LATE = timedelta(hours=25)
 # How far apart the rivals may begin, so that each of them comes first now and then.
-STAGGER_SECONDS = 0.006
+STAGGER_SECONDS = 0.03
 
 # Each rival, by the way it would end the delegation; it tells whether it did.
 Rivals = dict[str, Callable[[], bool]]

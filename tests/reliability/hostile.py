@@ -39,11 +39,13 @@ WRITES: dict[str, tuple[str, str, Document]] = {
     "publish": ("PUT", AGENT, {"manifest": full_manifest(version="2.0.0")}),
     "fork": ("POST", AGENT + "/fork", {"namespace": "@acme", "new_slug": "copy"}),
     "evaluate": ("POST", EVALS, EVALUATION),
+    "report": ("POST", f"{AGENT}/trust/usage", {"outcome": "success", "count": 3}),
 }
 
 READS = (
     "/v1/agents/{agent}",
     "/v1/agents/{agent}/capabilities",
+    "/v1/agents/{agent}/trust",
     "/v1/agents/{agent}/versions",
     "/v1/agents/{agent}/versions/{version}",
     "/v1/agents/{agent}/versions/{version}/evals",

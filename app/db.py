@@ -173,8 +173,9 @@ def _postgresql_engines(settings: Settings) -> tuple[Engine, Engine]:
                 "application_name": "agenthub",
                 "client_encoding": "UTF8",
             },
-            pool_size=settings.threads,
-            max_overflow=settings.threads,
+            # The server runs a thread more than it is told at times; no connection ends with that.
+            pool_size=2 * settings.threads,
+            max_overflow=0,
             pool_timeout=10,
             **arguments,
         )
@@ -194,8 +195,9 @@ def _sqlite_engines(settings: Settings) -> tuple[Engine, Engine]:
         return create_engine(
             settings.url,
             connect_args={"isolation_level": None, "timeout": settings.lock_timeout_ms / 1000},
-            pool_size=settings.threads,
-            max_overflow=settings.threads,
+            # The server runs a thread more than it is told at times; no connection ends with that.
+            pool_size=2 * settings.threads,
+            max_overflow=0,
             pool_timeout=10,
         )
 

@@ -82,11 +82,15 @@ def burst(
 
 
 def _cpu_seconds(processes: Iterable[int]) -> float:
-    """Return the CPU time that these processes and all below them have used so far."""
+    """Return the CPU time that these processes and all below them have used so far.
+
+    What a process has used by its end counts for its parent, as where a connection was closed.
+    """
     used = 0.0
     for root in map(psutil.Process, processes):
         for process in (root, *root.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 used += times.user + times.system
+                used += times.children_user + times.children_system
     return used

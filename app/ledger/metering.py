@@ -29,6 +29,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app import clock, ids
+from app.canonical import canonical_json
 from app.db import Base
 from app.ledger import models
 from app.ledger.errors import MeteringEventReused
@@ -74,8 +75,7 @@ class MeteringEvent:
             "delegation_id": self.delegation_id,
             "metadata": dict(self.metadata),
         }
-        # Only ever compared with hashes made here, so any one order of members will do.
-        return hashlib.sha256(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        return hashlib.sha256(canonical_json(payload)).hexdigest()
 
 
 _events: Any = Base.metadata.tables[models.MeteringEvent.__tablename__]

@@ -15,7 +15,9 @@ from app.ledger.seals import seal_pending
 from tests.reliability.evidence import assert_conserved, assert_reconciled
 
 READERS = 2
-SECONDS_BETWEEN_LOOKS = 0.03
+# A reader rests this many times as long as it looked: while somebody looks, the log that SQLite
+# keeps of what is written since cannot begin anew, and would grow without end.
+REST_FOR_A_LOOK = 4
 # At every so many looks at the balances new transactions are sealed and all rules checked, too.
 LOOKS_TO_RECONCILE = 8
 
@@ -34,16 +36,17 @@ class Watch:
 
     def run(self) -> None:
         """Look until the watch is stopped, and once after that; fail at the first wrong total."""
-        last = False
+        last, seconds = False, 0.0
         while not last:
-            last = self.stopped.wait(SECONDS_BETWEEN_LOOKS)
+            last = self.stopped.wait(seconds * REST_FOR_A_LOOK)
+            begun = time.monotonic()
             try:
                 self._look()
             except OperationalError:
                 if not self.faulty:
                     raise
                 last = False
-                time.sleep(0.1)
+            seconds = max(0.01, time.monotonic() - begun)
 
     def _look(self) -> None:
         with self._lock:

@@ -9,20 +9,19 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
+import psycopg
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from sqlalchemy import (
     Connection,
     DateTime,
     Dialect,
     Engine,
-    Integer,
     MetaData,
-    Select,
     String,
     TypeDecorator,
     create_engine,
@@ -31,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -45,6 +44,9 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+BEGIN, COMMIT, ROLLBACK = b"BEGIN ISOLATION LEVEL READ COMMITTED", b"COMMIT", b"ROLLBACK"
 
 
 class Base(DeclarativeBase):
@@ -180,14 +182,62 @@ def _postgresql_engines(settings: Settings) -> tuple[Engine, Engine]:
             **arguments,
         )
 
-    return (
-        engine(limits, isolation_level="READ COMMITTED", pool_pre_ping=True),
-        engine(
-            f"{limits} -c default_transaction_read_only=on",
-            isolation_level="AUTOCOMMIT",
-            pool_reset_on_return=None,
-        ),
+    # Writes go by key. A plan kept from when a table was small would read all of it for as long as
+    # nobody analyses the table.
+    writer = engine(f"{limits} -c enable_seqscan=off", isolation_level="READ COMMITTED")
+    reader = engine(
+        f"{limits} -c default_transaction_read_only=on",
+        isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,
     )
+
+    # Transactions begin and end here, because statements that go to libpq directly are none of the
+    # driver's: it would begin too late, and it drops all prepared statements after a rollback.
+    event.listen(writer, "begin", lambda connection: control(connection, BEGIN))
+    event.listen(writer, "commit", lambda connection: control(connection, COMMIT))
+    event.listen(writer, "rollback", lambda connection: control(connection, ROLLBACK))
+    return writer, reader
+
+
+def control(connection: Connection, command: bytes) -> None:
+    """Begin or end a transaction on PostgreSQL.
+
+    Raises what SQLAlchemy would, and ``InternalError`` for a COMMIT that PostgreSQL turned into a
+    rollback, which it does without an error when a statement of the transaction had failed.
+    """
+    if connection.invalidated:
+        return
+    libpq: Any = connection.connection.dbapi_connection.pgconn  # type: ignore[union-attr]
+    if command == ROLLBACK and libpq.status != ConnStatus.OK:
+        return
+    result = libpq.exec_(command)
+    if result.status != ExecStatus.COMMAND_OK:
+        raise_translated(connection, error_of(result), command.decode())
+    if command == COMMIT and result.command_status != COMMIT:
+        error = psycopg.InternalError("the transaction had failed and was rolled back")
+        raise_translated(connection, error, command.decode())
+
+
+def error_of(result: Any) -> Exception:
+    """Return the error that a result of PostgreSQL's C library stands for."""
+    if result.error_field(DiagnosticField.SQLSTATE) is None:
+        return psycopg.OperationalError(result.get_error_message())
+    return psycopg.errors.error_from_result(result)
+
+
+def raise_translated(connection: Connection, error: Exception, sql: str) -> NoReturn:
+    """Raise a driver's error as SQLAlchemy does; a lost connection takes the pool's others along.
+
+    The others lead to the same server, which went away since they were opened.
+    """
+    dialect = connection.dialect
+    lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
+    if lost:
+        connection.invalidate(error)
+        connection.engine.dispose()
+    raise DBAPIError.instance(
+        sql, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect
+    ) from error
 
 
 def _sqlite_engines(settings: Settings) -> tuple[Engine, Engine]:
@@ -250,83 +300,6 @@ def begin_immediate(connection: Connection, timeout_ms: int) -> None:
         time.sleep(random.uniform(0.0003, 0.0015))  # noqa: S311 (not a secret)
 
 
-class HotRead:
-    """A statement that the most frequent reads run, compiled once for each dialect.
-
-    On a reading connection it goes to the driver directly, on PostgreSQL to the C library below the
-    driver: what SQLAlchemy and psycopg do around an execution costs more than the database does for
-    a row by its key. So its parameters must be texts, and its columns texts and whole numbers. The
-    statement runs in the ordinary way when somebody listens to statements, and again in the
-    ordinary way, on a new connection, should the direct one fail, so that errors keep their names.
-    """
-
-    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
-        self.statement = statement
-        columns = statement.selected_columns
-        self._row: Any = namedtuple("Row", columns.keys())  # type: ignore[misc]
-        self._from_text: list[Callable[[bytes], Any]] = [
-            int if isinstance(column.type, Integer) else bytes.decode for column in columns
-        ]
-        self._compiled: dict[str, tuple[str, Sequence[str]]] = {}
-
-    def all(self, reader: Connection | Session, parameters: dict[str, str]) -> Sequence[Any]:
-        """Return every row, with its columns as attributes."""
-        if (
-            isinstance(reader, Session)
-            or reader.in_transaction()
-            or reader.engine.dispatch.before_cursor_execute
-        ):
-            return reader.execute(self.statement, parameters).all()
-        dialect = reader.dialect
-        sql, names = self._compiled.get(dialect.name) or self._compile(dialect)
-        run = self._run_prepared if dialect.name == "postgresql" else self._run
-        try:
-            rows = run(reader, sql, [parameters[name] for name in names])
-        except dialect.loaded_dbapi.Error:
-            reader.invalidate()
-            return reader.execute(self.statement, parameters).all()
-        return [self._row._make(row) for row in rows]
-
-    def _compile(self, dialect: Any) -> tuple[str, Sequence[str]]:
-        style = "numeric_dollar" if dialect.name == "postgresql" else "qmark"
-        compiled: Any = self.statement.compile(dialect=type(dialect)(paramstyle=style))
-        found = self._compiled[dialect.name] = (compiled.string, compiled.positiontup)
-        return found
-
-    @staticmethod
-    def _run(reader: Connection, sql: str, parameters: Sequence[str]) -> Sequence[Any]:
-        cursor = reader.connection.cursor()
-        try:
-            cursor.execute(sql, parameters)
-            return cursor.fetchall()
-        finally:
-            cursor.close()
-
-    def _run_prepared(
-        self, reader: Connection, sql: str, parameters: Sequence[str]
-    ) -> Sequence[Any]:
-        pooled, driver = reader.connection, reader.dialect.loaded_dbapi
-        libpq: Any = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
-        name = pooled.info.get(self)
-        if name is None:
-            name = f"hot_read_{len(pooled.info)}".encode()
-            if libpq.prepare(name, sql.encode()).status != driver.pq.ExecStatus.COMMAND_OK:
-                raise driver.OperationalError("the statement cannot be prepared")
-            pooled.info[self] = name
-        given = [value.encode() for value in parameters]
-        # Binary, since a text is otherwise taken to end at its first NUL.
-        result = libpq.exec_prepared(name, given, [driver.pq.Format.BINARY] * len(given))
-        if result.status != driver.pq.ExecStatus.TUPLES_OK:
-            raise driver.OperationalError("the statement failed")
-        return [
-            [
-                None if (text := result.get_value(row, column)) is None else from_text(text)
-                for column, from_text in enumerate(self._from_text)
-            ]
-            for row in range(result.ntuples)
-        ]
-
-
 def insert_if_absent(
     session: Session, entity: type[Base], returning: Any = None, **values: Any
 ) -> Any:
@@ -350,6 +323,11 @@ def is_lock_timeout(error: BaseException) -> bool:
     return getattr(original, "sqlstate", None) == "55P03"
 
 
-def is_retryable(error: BaseException) -> bool:
-    """Tell whether PostgreSQL undid a transaction only because it met another (40001, 40P01)."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None) in ("40001", "40P01")
+def is_retryable(error: DBAPIError) -> bool:
+    """Tell whether a transaction may do well if it runs again.
+
+    PostgreSQL undid it because it met another (40001, 40P01), or its connection was lost, which
+    happens to every pooled one when the database is restarted.
+    """
+    state = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or state in ("40001", "40P01")

@@ -16,6 +16,7 @@ from app import clock, ids
 from app.access.errors import ApiKeyInvalid, KeyNotFound, KeyRevoked, OwnerNameInvalid
 from app.access.models import ApiKey, Owner
 from app.db import insert_if_absent
+from app.statements import Statement
 
 ROLES = ("viewer", "developer", "admin")
 BOOTSTRAP_OWNER = "admin"
@@ -119,7 +120,7 @@ def bootstrap_admin(session: Session, pepper: bytes) -> NewKey | None:
     return _add_key(session, pepper, owner_id, BOOTSTRAP_OWNER, "admin", None)
 
 
-_find_key = (
+_find_key = Statement(
     select(
         ApiKey.id,
         ApiKey.owner_id,
@@ -142,7 +143,7 @@ def authenticate(connection: Connection, pepper: bytes, presented: str) -> Princ
     """
     match = PRESENTED_KEY.fullmatch(presented)
     key_id, secret = match.groups() if match else ("", "")
-    row = connection.execute(_find_key, {"key_id": key_id}).first() if match else None
+    row = _find_key.first(connection, {"key_id": key_id}) if match else None
     expected = row.secret_hash if row else "0" * 64
     genuine = hmac.compare_digest(hash_secret(pepper, key_id, secret), expected)
     if row is None or not genuine or row.revoked_at is not None:

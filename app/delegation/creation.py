@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -36,6 +35,7 @@ from app.money import to_usd
 from app.registry.errors import AgentNotFound
 from app.registry.queries import Party, find_parties
 from app.registry.service import record_outcomes
+from app.statements import RowInsert
 
 # What inline work without a report is taken to have cost, in per cent of the estimate, and how that
 # is split between a call of a model and one of a tool.
@@ -367,17 +367,16 @@ def _metering(
     ]
 
 
-_insert_delegations = insert(Delegation.__table__)  # type: ignore[arg-type]
-_insert_events = insert(DelegationEvent.__table__)  # type: ignore[arg-type]
+_insert_delegations = RowInsert(Delegation.__table__)
+_insert_events = RowInsert(DelegationEvent.__table__)
 
 
 def _write(session: Session, actor: Actor, created: Sequence[Created]) -> None:
     """Write everything with one statement for each table."""
     if not created:
         return
-    connection = session.connection()
-    connection.execute(_insert_delegations, [one.row for one in created])
-    connection.execute(_insert_events, [event for one in created for event in one.events])
+    _insert_delegations.run(session, [one.row for one in created])
+    _insert_events.run(session, [event for one in created for event in one.events])
     movements = [movement for one in created for movement in one.movements]
     ledger.book(session, movements, actor.owner_id)
     record_events(session, [event for one in created for event in one.metering])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.access.service import Principal
@@ -43,7 +43,8 @@ def run_write(identity: WriteRequest, effect: Effect) -> Response:
 
     A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
     other exception undoes everything, so that the key stays unused. A transaction that PostgreSQL
-    cancelled because it met another is run again as a whole.
+    cancelled because it met another, or whose connection was lost, is run again as a whole: should it
+    have been committed after all, its answer is found under its key.
     """
     with services().database.read() as connection:
         stored = idempotency.find_answer(connection, identity)
@@ -64,7 +65,7 @@ def _in_transaction(identity: WriteRequest, effect: Effect) -> Response:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _attempt(identity, effect)
-        except OperationalError as error:
+        except DBAPIError as error:
             if not is_retryable(error):
                 raise
     return _attempt(identity, effect)

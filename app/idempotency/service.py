@@ -23,6 +23,7 @@ from app import clock
 from app.canonical import canonical_json
 from app.idempotency.errors import KeyMalformed, KeyMissing, KeyReused, ResponseExpired
 from app.idempotency.models import IdempotencyKey
+from app.statements import Statement
 
 MAX_KEY_LENGTH = 255
 
@@ -85,14 +86,18 @@ def fingerprint(
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
-_find = select(
-    IdempotencyKey.request_hash,
-    IdempotencyKey.status_code,
-    IdempotencyKey.response_body,
-    IdempotencyKey.response_headers,
-    IdempotencyKey.resource,
-    IdempotencyKey.body_expires_at,
-).where(IdempotencyKey.principal == bindparam("principal"), IdempotencyKey.key == bindparam("key"))
+_find = Statement(
+    select(
+        IdempotencyKey.request_hash,
+        IdempotencyKey.status_code,
+        IdempotencyKey.response_body,
+        IdempotencyKey.response_headers,
+        IdempotencyKey.resource,
+        IdempotencyKey.body_expires_at,
+    ).where(
+        IdempotencyKey.principal == bindparam("principal"), IdempotencyKey.key == bindparam("key")
+    )
+)
 
 
 def find_answer(connection: Connection | Session, request: WriteRequest) -> Answer | None:
@@ -101,7 +106,7 @@ def find_answer(connection: Connection | Session, request: WriteRequest) -> Answ
     Raises ``KeyReused`` when the key belongs to another request and ``ResponseExpired`` when the
     answer's body is past its retention time.
     """
-    row = connection.execute(_find, {"principal": request.principal, "key": request.key}).first()
+    row = _find.first(connection, {"principal": request.principal, "key": request.key})
     if row is None:
         return None
     if row.request_hash != request.request_hash:
@@ -120,12 +125,25 @@ def find_answer(connection: Connection | Session, request: WriteRequest) -> Answ
 
 
 _keys: Any = IdempotencyKey.__table__
-# Every write runs these, so they are built once.
-_claims = {
-    name: insert(_keys).on_conflict_do_nothing().returning(_keys.c.key)
-    for name, insert in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+_claimed = {
+    name: bindparam(name, type_=_keys.c[name].type)
+    for name in (
+        "principal",
+        "key",
+        "request_hash",
+        "method",
+        "route",
+        "created_at",
+        "body_expires_at",
+    )
 }
-_store_answer = (
+_claim = Statement(
+    {
+        dialect: insert(_keys).values(_claimed).on_conflict_do_nothing()
+        for dialect, insert in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+    }
+)
+_store_answer = Statement(
     update(_keys)
     .where(_keys.c.principal == bindparam("of"), _keys.c.key == bindparam("under"))
     .values(
@@ -144,7 +162,6 @@ def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool
     transaction.
     """
     created_at: datetime = clock.now()
-    connection = session.connection()
     row = {
         "principal": request.principal,
         "key": request.key,
@@ -154,15 +171,15 @@ def claim(session: Session, request: WriteRequest, retention: timedelta) -> bool
         "created_at": created_at,
         "body_expires_at": created_at + retention,
     }
-    return connection.execute(_claims[connection.dialect.name], row).first() is not None
+    return _claim.run(session, row) == 1
 
 
 def store_answer(session: Session, request: WriteRequest, answer: Answer) -> None:
     """Complete the key row with the answer that will be sent after the commit."""
     # What the effect left in the session is written first, so that it fails before this does.
     session.flush()
-    session.connection().execute(
-        _store_answer,
+    _store_answer.run(
+        session,
         {
             "of": request.principal,
             "under": request.key,

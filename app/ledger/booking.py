@@ -10,21 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Integer,
-    String,
-    bindparam,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Integer, String, column, func, select, text
+from sqlalchemy.orm import Session
 
 from app.db import Base
 from app.ledger.errors import InsufficientFunds, TransactionExists
 from app.ledger.models import Account, Posting, Transaction
+from app.statements import RowInsert, Statement, is_one_of, recordset, to_json
 
 Rows = list[dict[str, Any]]
 
@@ -42,22 +34,25 @@ class Booking:
     postings: Rows
 
 
-def write(connection: Connection, booking: Booking) -> None:
+def write(session: Session, booking: Booking) -> None:
     """Write a booking. Raises ``TransactionExists`` and ``InsufficientFunds``."""
-    if connection.dialect.name == "sqlite":
-        _write_sqlite(connection, booking)
+    if session.connection().dialect.name == "sqlite":
+        _write_sqlite(session, booking)
     else:
-        _write_postgresql(connection, booking)
+        _write_postgresql(session, booking)
 
 
-_booked_ids = select(Transaction.id).where(
-    Transaction.id.in_(bindparam("transaction_ids", expanding=True))
+_find_booked = Statement(
+    {
+        dialect: select(Transaction.id).where(named)
+        for dialect, named in is_one_of(Transaction.id, "ids").items()
+    }
 )
 
 
-def _refuse_repetition(connection: Connection, booking: Booking) -> None:
+def _refuse_repetition(session: Session, booking: Booking) -> None:
     ids = [transaction["id"] for transaction in booking.transactions]
-    booked = set(connection.execute(_booked_ids, {"transaction_ids": ids}).scalars())
+    booked = {row.id for row in _find_booked.all(session, {"ids": to_json(ids)})}
     repeated = next(row for row in booking.transactions if row["id"] not in booked)
     raise TransactionExists(f"the movement {repeated['dedupe_key']!r} has happened already")
 
@@ -66,26 +61,35 @@ def _refuse_overdraft(account_id: str) -> None:
     raise InsufficientFunds(f"the balance of {account_id} does not cover the amount")
 
 
+_accounts, _transactions, _postings = (
+    Base.metadata.tables[entity.__tablename__] for entity in (Account, Transaction, Posting)
+)
+_ACCOUNT = [_accounts.c[name] for name in ("id", "kind", "debits_micros", "credits_micros")]
+_TRANSACTION = [column for column in _transactions.c if column.name != "seq"]
+_TRANSACTION_NAMES = ", ".join(column.name for column in _TRANSACTION)
+_POSTING = [column("transaction_id", String)] + [
+    _postings.c[name] for name in ("leg", "debit_account", "credit_account", "amount_micros")
+]
+
 # PostgreSQL does all of it in one statement, so in one round trip. Its parts see the database as it
 # was when the statement began, except that "held" waits for locks and then reads the newest rows.
 # New sums are made from those: PostgreSQL would hold sums made from a row that a rival has changed
 # meanwhile to the CHECK constraint before it looked at the newer row. An account that a rival is
 # opening is not among those held; "opened" waits for the rival and adds to what it left. System
 # accounts are not locked: every writer would wait for them.
-_POSTGRESQL = """
+_POSTGRESQL = f"""
 WITH change AS MATERIALIZED (
-    SELECT * FROM unnest(
-        %(accounts_id)s::text[], %(accounts_kind)s::text[],
-        %(accounts_debits_micros)s::bigint[], %(accounts_credits_micros)s::bigint[]
-    ) AS change (id, kind, debits, credits)
+    SELECT id, kind, debits_micros AS debits, credits_micros AS credits
+    FROM {recordset("accounts", _ACCOUNT)}
 ), held AS MATERIALIZED (
     SELECT id, debits_micros AS debits, credits_micros AS credits
     FROM ledger_accounts
-    WHERE id = ANY (%(guarded)s::text[])
+    WHERE id = ANY (ARRAY (SELECT id FROM change WHERE kind <> 'system'))
     ORDER BY id
     FOR NO KEY UPDATE
 ), known AS MATERIALIZED (
-    SELECT id FROM ledger_accounts WHERE id = ANY (%(system)s::text[])
+    SELECT id FROM ledger_accounts
+    WHERE id = ANY (ARRAY (SELECT id FROM change WHERE kind = 'system'))
 ), outcome AS MATERIALIZED (
     SELECT change.id, change.kind,
         coalesce(held.debits, 0) + change.debits AS debits,
@@ -95,30 +99,23 @@ WITH change AS MATERIALIZED (
 ), short AS MATERIALIZED (
     SELECT id FROM outcome WHERE credits < debits
 ), booked AS (
-    INSERT INTO ledger_transactions (
-        id, kind, dedupe_key, delegation_id, actor, reverses_id, meta, effective_at, created_at
-    )
-    SELECT id, kind, dedupe_key, delegation_id, %(actor)s::text, reverses_id, meta,
-        %(now)s::timestamptz, %(now)s::timestamptz
-    FROM unnest(
-        %(transactions_id)s::text[], %(transactions_kind)s::text[],
-        %(transactions_dedupe_key)s::text[], %(transactions_delegation_id)s::text[],
-        %(transactions_reverses_id)s::text[], %(transactions_meta)s::text[]
-    ) WITH ORDINALITY
-        AS movement (id, kind, dedupe_key, delegation_id, reverses_id, meta, position)
+    INSERT INTO ledger_transactions ({_TRANSACTION_NAMES})
+    SELECT {_TRANSACTION_NAMES}
+    FROM {recordset("transactions", _TRANSACTION)}
     WHERE (SELECT count(*) FROM held) >= 0
-    ORDER BY position
+    ORDER BY place
     ON CONFLICT DO NOTHING
     RETURNING seq, id
 ), changed AS (
     UPDATE ledger_accounts AS account
     SET debits_micros = outcome.debits, credits_micros = outcome.credits
     FROM outcome
-    WHERE account.id = outcome.id AND account.id = ANY (%(guarded)s::text[])
+    WHERE account.id = outcome.id
+        AND account.id = ANY (ARRAY (SELECT id FROM change WHERE kind <> 'system'))
         AND NOT EXISTS (SELECT FROM short)
 ), opened AS (
     INSERT INTO ledger_accounts AS account (id, kind, debits_micros, credits_micros, created_at)
-    SELECT id, kind, debits, credits, %(now)s::timestamptz FROM outcome
+    SELECT id, kind, debits, credits, CAST(:now AS timestamptz) FROM outcome
     WHERE missing AND NOT EXISTS (SELECT FROM short)
     ORDER BY id COLLATE "C"
     ON CONFLICT (id) DO UPDATE
@@ -126,100 +123,88 @@ WITH change AS MATERIALIZED (
         credits_micros = account.credits_micros + excluded.credits_micros
 ), posted AS (
     INSERT INTO ledger_postings (seq, leg, debit_account, credit_account, amount_micros)
-    SELECT booked.seq, posting.leg, posting.debit_account, posting.credit_account, posting.amount
-    FROM unnest(
-        %(postings_transaction_id)s::text[], %(postings_leg)s::integer[],
-        %(postings_debit_account)s::text[], %(postings_credit_account)s::text[],
-        %(postings_amount_micros)s::bigint[]
-    ) AS posting (transaction_id, leg, debit_account, credit_account, amount)
+    SELECT booked.seq, posting.leg, posting.debit_account, posting.credit_account,
+        posting.amount_micros
+    FROM {recordset("posting", _POSTING)}
     JOIN booked ON booked.id = posting.transaction_id
     WHERE NOT EXISTS (SELECT FROM short)
 )
 SELECT (SELECT count(*) FROM booked) AS booked, (SELECT min(id) FROM short) AS short
-"""
-_ARRAYS = (
-    ("accounts", ("id", "kind", "debits_micros", "credits_micros")),
-    (
-        "transactions",
-        ("id", "kind", "dedupe_key", "delegation_id", "reverses_id", "meta"),
-    ),
-    ("postings", ("transaction_id", "leg", "debit_account", "credit_account", "amount_micros")),
-)
+"""  # noqa: S608
+_write = Statement(text(_POSTGRESQL).columns(booked=Integer, short=String))
 
 
-def _write_postgresql(connection: Connection, booking: Booking) -> None:
-    parameters = {
-        f"{table}_{column}": [row[column] for row in getattr(booking, table)]
-        for table, columns in _ARRAYS
-        for column in columns
-    }
-    parameters |= {
-        "guarded": [row["id"] for row in booking.accounts if row["kind"] != "system"],
-        "system": [row["id"] for row in booking.accounts if row["kind"] == "system"],
-        "actor": booking.transactions[0]["actor"],
-        "now": booking.transactions[0]["created_at"],
-    }
-    done = connection.exec_driver_sql(_POSTGRESQL, parameters).one()
+def _write_postgresql(session: Session, booking: Booking) -> None:
+    done = _write.first(
+        session,
+        {
+            "accounts": to_json(booking.accounts),
+            "transactions": to_json(booking.transactions),
+            "posting": to_json(booking.postings),
+            "now": booking.transactions[0]["created_at"],
+        },
+    )
     if done.booked < len(booking.transactions):
-        _refuse_repetition(connection, booking)
+        _refuse_repetition(session, booking)
     if done.short is not None:
         _refuse_overdraft(done.short)
 
 
 # A SQLite transaction has the whole database to itself from its first statement on, so that nothing
 # changes between its statements.
-_accounts, _transactions, _postings = (
-    Base.metadata.tables[entity.__tablename__] for entity in (Account, Transaction, Posting)
-)
-_insert_transactions = sqlite_insert(_transactions).on_conflict_do_nothing()
-_insert_accounts = insert(_accounts)
-_change_accounts = (
-    update(_accounts)
-    .where(Account.id == bindparam("account_id"))
-    .values(
-        debits_micros=Account.debits_micros + bindparam("debits"),
-        credits_micros=Account.credits_micros + bindparam("credits"),
+_insert_transactions = RowInsert(_transactions, unless_present=True)
+_insert_accounts = RowInsert(_accounts)
+_insert_postings = RowInsert(_postings)
+_change_accounts = Statement(
+    text(
+        """
+        UPDATE ledger_accounts
+        SET debits_micros = ledger_accounts.debits_micros + change.debits,
+            credits_micros = ledger_accounts.credits_micros + change.credits
+        FROM (
+            SELECT json_extract(value, '$.id') AS id,
+                json_extract(value, '$.debits_micros') AS debits,
+                json_extract(value, '$.credits_micros') AS credits
+            FROM json_each(:accounts)
+        ) AS change
+        WHERE ledger_accounts.id = change.id
+        """
     )
 )
-_insert_postings = insert(_postings).from_select(
-    ["seq", "leg", "debit_account", "credit_account", "amount_micros"],
-    select(
-        Transaction.seq,
-        bindparam("leg", type_=Integer),
-        bindparam("debit_account", type_=String),
-        bindparam("credit_account", type_=String),
-        bindparam("amount_micros", type_=BigInteger),
-    ).where(Transaction.id == bindparam("transaction_id")),
+_read_sums = Statement(
+    {
+        dialect: select(Account.id, Account.debits_micros, Account.credits_micros).where(named)
+        for dialect, named in is_one_of(Account.id, "ids").items()
+    }
 )
-_read_sums = select(Account.id, Account.debits_micros, Account.credits_micros).where(
-    Account.id.in_(bindparam("account_ids", expanding=True))
-)
+_last_seq = Statement(select(func.max(Transaction.seq).label("seq")))
 
 
-def _write_sqlite(connection: Connection, booking: Booking) -> None:
-    inserted = connection.execute(_insert_transactions, booking.transactions).rowcount
-    if inserted < len(booking.transactions):
-        _refuse_repetition(connection, booking)
+def _write_sqlite(session: Session, booking: Booking) -> None:
+    count = len(booking.transactions)
+    if _insert_transactions.run(session, booking.transactions) < count:
+        _refuse_repetition(session, booking)
     ids = [row["id"] for row in booking.accounts]
-    rows = connection.execute(_read_sums, {"account_ids": ids})
-    sums = {name: (debits, credits_) for name, debits, credits_ in rows}
-    opened, changes = [], []
+    sums = {row.id: row for row in _read_sums.all(session, {"ids": to_json(ids)})}
+    opened, changed = [], []
     for row in booking.accounts:
-        debits, credits_ = sums.get(row["id"], (0, 0))
-        if credits_ + row["credits_micros"] < debits + row["debits_micros"]:
+        found = sums.get(row["id"])
+        debits, credits_ = row["debits_micros"], row["credits_micros"]
+        if found is not None:
+            debits, credits_ = debits + found.debits_micros, credits_ + found.credits_micros
+        if credits_ < debits:
             _refuse_overdraft(row["id"])
-        if row["id"] not in sums:
+        if found is None:
             opened.append(row)
         elif row["kind"] != "system":
-            changes.append(
-                {
-                    "account_id": row["id"],
-                    "debits": row["debits_micros"],
-                    "credits": row["credits_micros"],
-                }
-            )
+            changed.append({name: row[name] for name in ("id", "debits_micros", "credits_micros")})
     if opened:
-        connection.execute(_insert_accounts, opened)
-    if changes:
-        connection.execute(_change_accounts, changes)
-    connection.execute(_insert_postings, booking.postings)
+        _insert_accounts.run(session, opened)
+    if changed:
+        _change_accounts.run(session, {"accounts": to_json(changed)})
+    # All are new and nobody else writes, so they are the last of the table, one after the other.
+    first = _last_seq.first(session, {}).seq - count + 1
+    places = {row["id"]: first + place for place, row in enumerate(booking.transactions)}
+    _insert_postings.run(
+        session, [{**row, "seq": places[row["transaction_id"]]} for row in booking.postings]
+    )

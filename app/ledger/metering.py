@@ -25,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     union,
 )
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -34,6 +33,7 @@ from app.db import Base
 from app.ledger import models
 from app.ledger.errors import MeteringEventReused
 from app.ledger.queries import AnyRow, Reader
+from app.statements import RowInsert
 
 # Who reports what the service itself does.
 SERVICE = "service"
@@ -66,16 +66,17 @@ class MeteringEvent:
 
         That is everything but the time: a source that names none gets the time of each attempt.
         """
-        payload = {
-            "operation": self.operation,
-            "cost_micros": self.cost_micros,
-            "actor": self.actor,
-            "owner_id": self.owner_id,
-            "payer_owner_id": self.payer_owner_id,
-            "delegation_id": self.delegation_id,
-            "metadata": dict(self.metadata),
-        }
-        return hashlib.sha256(canonical_json(payload)).hexdigest()
+        payload = (
+            self.operation,
+            self.cost_micros,
+            self.actor,
+            self.owner_id,
+            self.payer_owner_id,
+            self.delegation_id,
+        )
+        # Only what a source sends can spell one value in several ways.
+        metadata = canonical_json(dict(self.metadata)) if self.metadata else b"{}"
+        return hashlib.sha256(orjson.dumps(payload) + metadata).hexdigest()
 
 
 _events: Any = Base.metadata.tables[models.MeteringEvent.__tablename__]
@@ -103,28 +104,7 @@ def unseen(session: Session, events: Sequence[MeteringEvent]) -> list[MeteringEv
     return list(new.values())
 
 
-_insert = sqlite_insert(_events).on_conflict_do_nothing()
-# PostgreSQL gets a column as one array: a parameter for each value would cost three times as much.
-_ARRAYS = {
-    "source": "text",
-    "event_id": "text",
-    "payload_hash": "text",
-    "delegation_id": "text",
-    "actor": "text",
-    "owner_id": "text",
-    "payer_owner_id": "text",
-    "operation": "text",
-    "cost_micros": "bigint",
-    "metadata": "text",
-    "occurred_at": "timestamptz",
-    "recorded_at": "timestamptz",
-}
-_NAMES = ", ".join(_ARRAYS)
-_INSERT_ARRAYS = (
-    f"INSERT INTO ledger_metering_events ({_NAMES}) SELECT {_NAMES} FROM unnest("  # noqa: S608
-    + ", ".join(f"%({name})s::{kind}[]" for name, kind in _ARRAYS.items())
-    + f") WITH ORDINALITY AS event ({_NAMES}, position) ORDER BY position ON CONFLICT DO NOTHING"
-)
+_insert = RowInsert(_events, unless_present=True)
 
 
 def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
@@ -153,13 +133,7 @@ def record_events(session: Session, events: Sequence[MeteringEvent]) -> None:
         }
         for event in events
     ]
-    connection = session.connection()
-    if connection.dialect.name == "sqlite":
-        inserted = connection.execute(_insert, rows).rowcount
-    else:
-        columns = {name: [row[name] for row in rows] for name in _ARRAYS}
-        inserted = connection.exec_driver_sql(_INSERT_ARRAYS, columns).rowcount
-    if inserted < len(rows):
+    if _insert.run(session, rows) < len(rows):
         raise MeteringEventReused("one of the events was reported by another request just now")
 
 

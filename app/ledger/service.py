@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, false, insert, literal, select
+from sqlalchemy import false, insert, literal_column, select
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -21,6 +21,7 @@ from app.ledger import booking
 from app.ledger.errors import NotReversible
 from app.ledger.models import Account, Transaction
 from app.ledger.queries import find_transaction
+from app.statements import Statement, is_one_of, to_json
 
 AGENT, ESCROW, SYSTEM = "agent", "escrow", "system"
 WORLD = "sys:world"
@@ -115,7 +116,7 @@ def book(session: Session, movements: Sequence[Movement], actor: str) -> list[st
         for number, leg in enumerate(movement.legs, start=1)
     ]
     accounts = _net_changes([leg for movement in movements for leg in movement.legs], now)
-    booking.write(session.connection(), booking.Booking(accounts, transactions, postings))
+    booking.write(session, booking.Booking(accounts, transactions, postings))
     return transaction_ids
 
 
@@ -141,17 +142,30 @@ def _net_changes(legs: Sequence[Leg], now: datetime) -> list[dict[str, Any]]:
     return changes
 
 
-_lock_balances = (
-    select(Account.id, Account.credits_micros - Account.debits_micros)
-    .where(Account.id.in_(bindparam("account_ids", expanding=True)))
-    .order_by(Account.id)
-    .with_for_update(key_share=True)
-)
 # Inserting nothing locks the table of transactions as the booking to come will. It has to be locked
 # before any account is: a sealer that waits for that table would come between the two, and whoever
 # holds an account would wait for the sealer, which waits for writers that wait for the account.
-_announcement = insert(Transaction).from_select(["id"], select(literal("")).where(false()))
-_lock_balances_postgresql = _lock_balances.add_cte(_announcement.cte("announcement"))
+_announcement = insert(Transaction).from_select(["id"], select(literal_column("''")).where(false()))
+
+
+def _lock_named(dialect: str, named: Any) -> Any:
+    statement = (
+        select(Account.id, (Account.credits_micros - Account.debits_micros).label("balance"))
+        .where(named)
+        .order_by(Account.id)
+        .with_for_update(key_share=True)
+    )
+    if dialect == "sqlite":
+        return statement
+    return statement.add_cte(_announcement.cte("announcement"))
+
+
+_lock_balances = Statement(
+    {
+        dialect: _lock_named(dialect, named)
+        for dialect, named in is_one_of(Account.id, "account_ids").items()
+    }
+)
 
 
 def lock_balances(session: Session, agent_ids: Collection[str]) -> dict[str, int]:
@@ -160,11 +174,8 @@ def lock_balances(session: Session, agent_ids: Collection[str]) -> dict[str, int
     An agent without an account has 0. Until the transaction ends nobody else changes them.
     """
     accounts = {agent_account(agent_id): agent_id for agent_id in agent_ids}
-    connection = session.connection()
-    postgresql = connection.dialect.name == "postgresql"
-    statement = _lock_balances_postgresql if postgresql else _lock_balances
-    rows = connection.execute(statement, {"account_ids": list(accounts)})
-    found = {accounts[account_id]: int(balance) for account_id, balance in rows}
+    rows = _lock_balances.all(session, {"account_ids": to_json(list(accounts))})
+    found = {accounts[row.id]: row.balance for row in rows}
     return {agent_id: found.get(agent_id, 0) for agent_id in agent_ids}
 
 

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-from sqlalchemy import ARRAY, BigInteger, Text, bindparam, func, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -20,6 +18,7 @@ from app.db import insert_if_absent
 from app.registry.models import TrustEvidence, UsageReport
 from app.registry.queries import find_owner
 from app.registry.trust import FAILURE, SUCCESS, counted_to_date
+from app.statements import Statement, recordset, to_json
 
 
 @dataclass(frozen=True)
@@ -30,38 +29,32 @@ class Outcome:
     failed: int
 
 
-def _add_outcomes(*, in_sqlite: bool) -> Any:
-    """Build the statement that adds any number of outcomes, given as one or three parameters."""
-    evidence: Any = TrustEvidence.__table__
-    given: Any
-    columns: list[Any]
-    if in_sqlite:
-        given = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
-        columns = [
-            func.json_extract(given.c.value, literal_column(f"'$[{place}]'", Text))
-            for place in range(3)
-        ]
-    else:
-        arrays = (
-            bindparam("ids", type_=ARRAY(Text)),
-            bindparam("completed", type_=ARRAY(BigInteger)),
-            bindparam("failed", type_=ARRAY(BigInteger)),
-        )
-        given = func.unnest(*arrays).table_valued("agent_id", "completed", "failed")
-        columns = list(given.render_derived().c)
-    none: list[Any] = [literal_column("0")] * (len(evidence.c) - len(columns))
-    outcomes = select(*columns, *none).order_by(columns[0])
-    insert: Any = (sqlite if in_sqlite else postgresql).insert(evidence)
-    insert = insert.from_select(list(evidence.c), outcomes)
-    added = (evidence.c.delegations_completed, evidence.c.delegations_failed)
-    return insert.on_conflict_do_update(
-        index_elements=[evidence.c.agent_id],
-        set_={column: column + insert.excluded[column.name] for column in added},
+_evidence: Any = TrustEvidence.__table__
+_COUNTS = ("delegations_completed", "delegations_failed")
+_ADDED = [_evidence.c[name] for name in ("agent_id", *_COUNTS)]
+
+
+def _adding(outcomes: str) -> Any:
+    """Build the statement that adds outcomes, given as a table expression of ``_ADDED``."""
+    names = [column.name for column in _evidence.c]
+    values = [name if name in {column.name for column in _ADDED} else "0" for name in names]
+    counts = ", ".join(f"{name} = evidence.{name} + excluded.{name}" for name in _COUNTS)
+    return text(
+        f"INSERT INTO {_evidence.name} AS evidence ({', '.join(names)})"  # noqa: S608
+        f" SELECT {', '.join(values)} FROM {outcomes} WHERE true ORDER BY agent_id"
+        f" ON CONFLICT (agent_id) DO UPDATE SET {counts}"
     )
 
 
-_add_outcomes_sqlite = _add_outcomes(in_sqlite=True)
-_add_outcomes_postgresql = _add_outcomes(in_sqlite=False)
+_ADDED_SQLITE = ", ".join(
+    f"json_extract(value, '$.{column.name}') AS {column.name}" for column in _ADDED
+)
+_add_outcomes = Statement(
+    {
+        "sqlite": _adding(f"(SELECT {_ADDED_SQLITE} FROM json_each(:outcomes))"),  # noqa: S608
+        "postgresql": _adding(recordset("outcomes", _ADDED)),
+    }
+)
 
 
 def record_outcomes(session: Session, outcomes: Mapping[str, Outcome]) -> None:
@@ -71,19 +64,15 @@ def record_outcomes(session: Session, outcomes: Mapping[str, Outcome]) -> None:
     """
     if not outcomes:
         return
-    ordered = sorted(outcomes.items())
-    if session.get_bind().dialect.name == "sqlite":
-        rows = [(agent_id, one.completed, one.failed) for agent_id, one in ordered]
-        session.execute(_add_outcomes_sqlite, {"rows": orjson.dumps(rows).decode()})
-        return
-    session.execute(
-        _add_outcomes_postgresql,
+    rows = [
         {
-            "ids": [agent_id for agent_id, _ in ordered],
-            "completed": [one.completed for _, one in ordered],
-            "failed": [one.failed for _, one in ordered],
-        },
-    )
+            "agent_id": agent_id,
+            "delegations_completed": one.completed,
+            "delegations_failed": one.failed,
+        }
+        for agent_id, one in outcomes.items()
+    ]
+    _add_outcomes.run(session, {"outcomes": to_json(rows)})
 
 
 def report_usage(

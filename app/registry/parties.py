@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import orjson
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Connection,
     Select,
-    Text,
     and_,
-    any_,
     bindparam,
     cast,
     extract,
@@ -25,10 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from app import clock
-from app.db import HotRead
 from app.registry.models import Agent, Namespace, TrustEvidence, Version
 from app.registry.names import is_agent_id
 from app.registry.trust import Evidence, Trust, assess, evidence_of
+from app.statements import Statement, is_one_of, to_json
 
 Reader = Connection | Session
 
@@ -91,22 +87,17 @@ def _parties() -> Select[*tuple[Any, ...]]:
     )
 
 
-# Most delegations come alone. PostgreSQL plans a statement with two names once, but one with an
-# array anew for every array.
-_find_two = HotRead(_parties().where(Agent.id.in_([bindparam("first"), bindparam("last")])))
-# All ids are one parameter, so that the statement is the same however many there are.
-_ids = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
-_find_many_sqlite = _parties().where(Agent.id.in_(select(_ids.c.value)))
-_find_many_postgresql = _parties().where(Agent.id == any_(bindparam("ids", type_=ARRAY(Text))))
+# Most delegations come alone, and two names are planned better than an array.
+_find_two = Statement(_parties().where(Agent.id.in_([bindparam("first"), bindparam("last")])))
+_find_many = Statement(
+    {dialect: _parties().where(named) for dialect, named in is_one_of(Agent.id, "ids").items()}
+)
 
 
-def _find(reader: Reader, ids: list[str]) -> Iterable[Any]:
+def _find(reader: Reader, ids: list[str]) -> Sequence[Any]:
     if len(ids) <= 2:
         return _find_two.all(reader, {"first": ids[0], "last": ids[-1]})
-    bind = reader if isinstance(reader, Connection) else reader.get_bind()
-    if bind.dialect.name == "sqlite":
-        return reader.execute(_find_many_sqlite, {"ids": orjson.dumps(ids).decode()})
-    return reader.execute(_find_many_postgresql, {"ids": ids})
+    return _find_many.all(reader, {"ids": to_json(ids)})
 
 
 def find_parties(reader: Reader, agent_ids: Collection[str]) -> dict[str, Party]:

@@ -25,7 +25,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from app.db import HotRead
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
     Agent,
@@ -42,6 +41,7 @@ from app.registry.parties import EVIDENCE, Reader
 # Offered to other scopes with all else that is read of the registry.
 from app.registry.parties import Party as Party
 from app.registry.parties import find_parties as find_parties
+from app.statements import Statement
 
 AnyRow = Row[*tuple[Any, ...]]
 AnySelect = Select[*tuple[Any, ...]]
@@ -93,7 +93,7 @@ def _with_latest(agent: type[Agent]) -> AnySelect:
     )
 
 
-_find_agent = HotRead(_with_latest(Agent).where(Agent.id == bindparam("agent_id")))
+_find_agent = Statement(_with_latest(Agent).where(Agent.id == bindparam("agent_id")))
 
 
 _find_owner = (
@@ -224,7 +224,7 @@ def list_versions(reader: Reader, agent_id: str, *, limit: int, after: int) -> l
     raise AgentNotFound(f"no agent has the id {agent_id!r}")
 
 
-_find_versions = HotRead(
+_find_versions = Statement(
     select(
         Version.version,
         Version.manifest,

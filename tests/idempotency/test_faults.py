@@ -206,3 +206,19 @@ def test_a_full_disk_is_a_clean_refusal(acme: Api, services: Services) -> None:
     assert contents(services.database) == before
     assert acme.get("/v1/agents").status_code == 200
     assert_consistent(services.database)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_write_survives_that_the_database_dropped_every_connection(
+    acme: Api, services: Services
+) -> None:
+    assert acme.post("/v1/agents", REGISTRATION).status_code == 200
+    with services.database.reader.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    fork = {"namespace": "@acme", "new_slug": "after"}
+    assert acme.post("/v1/agents/@acme:invoice-summarizer/fork", fork).status_code == 200

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from app.db import HotRead
 from app.http.context import Services
 from app.registry.errors import VersionNotFound
 from app.registry.queries import _find_versions, find_versions
+from app.statements import Statement
 from tests.client import Api
 from tests.registry.manifests import build_manifest
 
@@ -46,8 +46,7 @@ def test_both_ways_answer_the_same(
         raise failure("the connection is broken")
 
     with monkeypatch.context() as patch:
-        for way in ("_run", "_run_prepared"):
-            patch.setattr(HotRead, way, fail)
+        patch.setattr(Statement, "_run_directly", fail)
         ordinary = agent.get(path)
     assert direct.status_code == 200
     assert direct.data == ordinary.data

@@ -43,8 +43,8 @@ def run_write(identity: WriteRequest, effect: Effect) -> Response:
 
     A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
     other exception undoes everything, so that the key stays unused. A transaction that PostgreSQL
-    cancelled because it met another, or whose connection was lost, is run again as a whole: should it
-    have been committed after all, its answer is found under its key.
+    cancelled because it met another, or whose connection was lost, is run again as a whole: should
+    it have been committed after all, its answer is found under its key.
     """
     with services().database.read() as connection:
         stored = idempotency.find_answer(connection, identity)

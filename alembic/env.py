@@ -17,7 +17,7 @@ from alembic.util import CommandError
 
 from app import scopes
 from app.config import Settings, SettingsError
-from app.db import begin_immediate, configure_sqlite
+from app.engines import begin_immediate, configure_sqlite
 from app.ops.journal import record_step
 
 config = context.config
@@ -168,7 +168,10 @@ def open_engine() -> sa.Engine:
         return sa.create_engine(
             settings.url,
             poolclass=sa.NullPool,
-            connect_args={"options": f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_MS}"},
+            connect_args={
+                "options": f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_MS}",
+                "target_session_attrs": "primary",
+            },
         )
     if settings.database_url is None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,6 +195,11 @@ def open_engine() -> sa.Engine:
 
 def run_online() -> None:
     """Run the command on the configured database, one at a time if it changes anything."""
+    if settings.transaction_pooler:
+        raise CommandError(
+            "migrations hold a lock of their session, which a pooler in transaction mode breaks:"
+            " set AGENTHUB_DATABASE_URL to PostgreSQL itself and unset AGENTHUB_TRANSACTION_POOLER"
+        )
     with open_engine().connect() as connection:
         if changes_database() and not settings.is_sqlite:
             # The session lock outlives this commit. Without it Alembic would find itself inside a

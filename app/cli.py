@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 import click
+from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
@@ -45,7 +46,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, OutdatedSchema, AddressUnavailable) as error:
+        except (SettingsError, OutdatedSchema, AddressUnavailable, CommandError) as error:
             raise Failure(str(error)) from None
         except DomainError as error:
             raise Failure(error.detail) from None

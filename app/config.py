@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -42,16 +43,26 @@ def _choice(*allowed: str) -> Callable[[str], str]:
 
 
 def _database_url(text: str) -> URL:
+    # SQLAlchemy has several hosts in the query, libpq and everybody's manuals where the one is.
+    several = re.fullmatch(r"([a-z+]+://(?:[^@/]*@)?)([^@/?]*,[^@/?]*)(.*)", text)
     try:
-        url = make_url(text)
-    except ArgumentError:
+        url = make_url(several[1] + several[3] if several else text)
+    except (ArgumentError, ValueError):
         # The URL may hold a password, so the message must not repeat it.
         raise ValueError("expected a database URL such as postgresql://user@host/name") from None
+    if several:
+        url = url.update_query_pairs([("host", host) for host in several[2].split(",")])
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername == "sqlite" and url.database and url.database != ":memory:":
         return url
     raise ValueError("expected postgresql://... or sqlite:///FILE")
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return text == "true"
 
 
 def _usd(text: str) -> int:
@@ -92,6 +103,9 @@ class Settings:
     )
     database_url: URL | None = _setting(
         None, _database_url, "database; default: agenthub.db in the data directory"
+    )
+    transaction_pooler: bool = _setting(
+        False, _flag, "whether PostgreSQL is reached through a pooler in transaction mode"
     )
     key_pepper: str | None = _setting(
         None,

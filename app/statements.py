@@ -36,7 +36,8 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.types import String
 
-from app.db import UTCDateTime, error_of, raise_translated
+from app.db import UTCDateTime
+from app.engines import PREPARED, error_of, raise_translated
 
 Parameters = Mapping[str, Any]
 # SQLAlchemy tells how many rows an INSERT wrote only if asked to.
@@ -254,11 +255,12 @@ _POSTGRESQL: Any = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignor
 
 
 class _OnPostgresql:
-    """A statement on libpq, prepared once for each connection."""
+    """A statement on libpq, prepared once for each connection that lasts."""
 
     def __init__(self, statement: Any) -> None:
         compiled: Any = statement.compile(dialect=_POSTGRESQL)
         self.sql: str = compiled.string
+        self._sql = self.sql.encode()
         self._names: Sequence[str] = compiled.positiontup or ()
         self._row, types = _row_type(statement)
         self._from_text = [_from_postgresql(kind) for kind in types]
@@ -266,13 +268,16 @@ class _OnPostgresql:
     def run(self, connection: Connection, parameters: Parameters) -> _Outcome:
         pooled = connection.connection
         libpq: Any = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
-        name = pooled.info.get(self) or self._prepare(libpq, pooled.info)
         values, formats = [], []
         for parameter in self._names:
             value, kind = _to_postgresql(parameters[parameter])
             values.append(value)
             formats.append(kind)
-        result = libpq.exec_prepared(name, values, formats)
+        if connection.get_execution_options()[PREPARED]:
+            name = pooled.info.get(self) or self._prepare(libpq, pooled.info)
+            result = libpq.exec_prepared(name, values, formats)
+        else:
+            result = libpq.exec_params(self._sql, values, param_formats=formats)
         if result.status == ExecStatus.COMMAND_OK:
             return _Outcome((), result.command_tuples or 0)
         if result.status != ExecStatus.TUPLES_OK:
@@ -288,7 +293,7 @@ class _OnPostgresql:
 
     def _prepare(self, libpq: Any, prepared: dict[Any, bytes]) -> bytes:
         name = f"statement_{len(prepared)}".encode()
-        result = libpq.prepare(name, self.sql.encode())
+        result = libpq.prepare(name, self._sql)
         if result.status != ExecStatus.COMMAND_OK:
             raise error_of(result)
         prepared[self] = name

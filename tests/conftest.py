@@ -11,7 +11,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 from flask import Flask, Response, request
-from sqlalchemy import make_url
 
 from app import create_app
 from app.access.service import create_key
@@ -41,9 +40,7 @@ def postgres() -> Iterator[PostgresServer]:
 def settings_for(url: str, folder: Path, **overrides: object) -> Settings:
     """Return settings of a service on the database ``url`` with its data in ``folder``."""
     values: dict[str, object] = {
-        "database_url": make_url(url).set(
-            drivername="sqlite" if url.startswith("sqlite") else "postgresql+psycopg"
-        ),
+        "database_url": Settings.from_env({"AGENTHUB_DATABASE_URL": url}).database_url,
         "data_dir": folder,
         "key_pepper": PEPPER,
         "log_level": "error",

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import psycopg
 
 
@@ -41,19 +44,31 @@ def unprivileged_user() -> str | None:
 class PostgresServer:
     """A cluster in a temporary folder on a free loopback port, gone when it is stopped.
 
-    ``durable=False`` turns fsync off, for tests that never crash the server.
+    ``durable=False`` turns fsync off, for tests that never crash the server. ``standby_of`` makes
+    it a standby of another, with a copy of its data.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        standby_of: PostgresServer | None = None,
+        port: int | None = None,
+    ) -> None:
         self.user = unprivileged_user()
         self.folder = Path(tempfile.mkdtemp(prefix="agenthub-pg-"))
         self.binaries = self._reachable(find_binaries())
         if self.user:
             shutil.chown(self.folder, self.user)
         self.data = self.folder / "data"
-        self.port = free_port()
-        self._run("initdb", "-D", str(self.data), "-U", "agenthub", "-A", "trust", "--no-sync",
-                  "-E", "UTF8", "--locale=C.UTF-8")  # fmt: skip
+        self.port = port or free_port()
+        if standby_of is None:
+            self._run("initdb", "-D", str(self.data), "-U", "agenthub", "-A", "trust", "--no-sync",
+                      "-E", "UTF8", "--locale=C.UTF-8")  # fmt: skip
+        else:
+            source = f"host=127.0.0.1 port={standby_of.port} user=agenthub application_name=standby"
+            self._run("pg_basebackup", "-D", str(self.data), "-R", "-X", "stream", "-c", "fast",
+                      "-d", source)  # fmt: skip
         self.options = (
             f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
             " -c max_connections=200 -c max_prepared_transactions=0"
@@ -98,9 +113,23 @@ class PostgresServer:
         """Stop the server; ``immediate`` is a crash."""
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
 
+    def kill(self) -> None:
+        """Kill the server and all its processes at once, as a power failure would."""
+        pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+    def promote(self) -> None:
+        """Make a standby the primary and wait until it is."""
+        self._run("pg_ctl", "-D", str(self.data), "-w", "promote")
+
     def destroy(self) -> None:
-        """Stop the server and remove its files."""
-        self.stop("immediate")
+        """Stop the server, unless it was killed, and remove its files."""
+        with suppress(RuntimeError):
+            self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, database: str = "postgres") -> str:
@@ -111,16 +140,19 @@ class PostgresServer:
         """Create a database, empty or a copy of ``template``, and return its name."""
         name = f"t{uuid.uuid4().hex}"
         source = f" TEMPLATE {template}" if template else " TEMPLATE template0"
-        self._administer(f"CREATE DATABASE {name}{source}")
+        self.administer(f"CREATE DATABASE {name}{source}")
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop a database, whoever is still connected to it."""
-        self._administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        self.administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def _administer(self, statement: str) -> None:
+    def administer(self, *statements: str) -> list[Any]:
+        """Run statements as the superuser, each by itself, and return the last one's rows."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[arg-type]
+            for statement in statements:
+                cursor = connection.execute(statement)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
 
 
 def free_port() -> int:

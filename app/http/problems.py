@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from app import errors
-from app.db import is_lock_timeout
+from app.engines import is_lock_timeout
 from app.http.context import request_id
 
 CONTENT_TYPE = "application/problem+json"

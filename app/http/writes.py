@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.access.service import Principal
-from app.db import is_lock_timeout, is_retryable
+from app.engines import is_lock_timeout, is_retryable
 from app.errors import DomainError
 from app.http.context import services
 from app.http.problems import domain_problem

@@ -20,11 +20,13 @@ FOUNDATION = {
     "app.clock",
     "app.config",
     "app.db",
+    "app.engines",
     "app.errors",
     "app.ids",
     "app.json_values",
     "app.logs",
     "app.money",
+    "app.statements",
 }
 
 

@@ -45,7 +45,7 @@ def kills(market: Market, count: int) -> Figures:
         time.sleep(SECONDS_OF_LOAD)
         return kill(market.servers)
 
-    figures = _under_load(market, count, one, all_, len(market.servers))
+    figures = under_load(market, count, one, all_, len(market.servers))
     return {
         "kills of a server": figures.pop("faults"),
         **figures,
@@ -68,7 +68,7 @@ def database_stops(market: Market, postgres: PostgresServer, count: int) -> Figu
         recoveries.append(time.monotonic() - begun)
         return 1
 
-    figures = _under_load(market, count, crash, lambda: 0, 0)
+    figures = under_load(market, count, crash)
     assert market.repeated["database_unavailable"] > 0
     return {
         "immediate stops of PostgreSQL": figures.pop("faults"),
@@ -85,14 +85,18 @@ def _assert_unavailable(clients: Sequence[Client]) -> None:
         assert client.request("GET", "/healthz").status == 200
 
 
-def _under_load(
+def under_load(
     market: Market,
     count: int,
     fault: Callable[[int, Watch], int],
-    finale: Callable[[], int],
-    finale_counts: int,
+    finale: Callable[[], int] = lambda: 0,
+    finale_counts: int = 0,
 ) -> Figures:
-    """Cause faults while clients trade and readers add up; then look for every single write."""
+    """Cause faults while clients trade and readers add up; then look for every single write.
+
+    Both return how many faults they caused. ``finale`` comes last in each round, when no reader
+    has the database open, and causes ``finale_counts``.
+    """
     market.faulty = True
     faults = replayed = views = before = 0
     with opened(market.servers[0], threads=4) as database:

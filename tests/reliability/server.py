@@ -87,8 +87,18 @@ class Client:
 class Server:
     """One ``agenthub`` server: a process group that can be killed, stopped and started again."""
 
-    def __init__(self, url: str, folder: Path, *, command: str = "up", **settings: object) -> None:
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        command: str = "up",
+        direct_url: str | None = None,
+        **settings: object,
+    ) -> None:
         self.url = url
+        # Where the tests themselves look into the database.
+        self.direct_url = direct_url or url
         self.folder = folder
         self.command = command
         self.port = free_port()
@@ -221,7 +231,7 @@ def start_all(servers: Sequence[Server]) -> None:
 
 def make_client(server: Server, owner: str = "acme", role: str = "developer") -> Client:
     """Return a caller of ``server`` with a new key of ``owner``."""
-    database = Database(settings_for(server.url, server.folder))
+    database = Database(settings_for(server.direct_url, server.folder))
     try:
         with database.transaction() as session:
             return server.client(create_key(session, PEPPER.encode(), owner, role).secret)
@@ -232,7 +242,7 @@ def make_client(server: Server, owner: str = "acme", role: str = "developer") ->
 @contextmanager
 def opened(server: Server, **settings: object) -> Iterator[Database]:
     """Give a server's database to look at."""
-    database = Database(settings_for(server.url, server.folder, **settings))
+    database = Database(settings_for(server.direct_url, server.folder, **settings))
     try:
         yield database
     finally:

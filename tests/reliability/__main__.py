@@ -15,7 +15,7 @@ from app.logs import configure_logging
 from app.ops.tracks import upgrade_all
 from tests.conftest import DIALECTS, settings_for
 from tests.postgres import PostgresServer
-from tests.reliability import faults, races
+from tests.reliability import cluster, faults, patroni, races
 from tests.reliability.closings import closings
 from tests.reliability.market import Market
 from tests.reliability.server import Server, start_all, url_of
@@ -95,6 +95,29 @@ def trials(
     return found
 
 
+def on_clusters(failovers: int, changes: int, folder: Path) -> Iterator[tuple[str, races.Figures]]:
+    """Run the trials that bring a PostgreSQL of several servers along, as far as installed."""
+    with cluster.pair() as both, servers_at(both.url, folder) as market:
+        yield "Loss of the primary", cluster.failovers(market, both, failovers)
+    if patroni.missing():
+        click.echo(f"Patroni: not installed: {', '.join(patroni.missing())}", err=True)
+        return
+    with patroni.cluster() as of, servers_at(of.url, folder) as market:
+        yield "Patroni, etcd, HAProxy", patroni.changes_of_primary(market, of, changes)
+
+
+@contextmanager
+def servers_at(url: str, folder: Path) -> Iterator[Market]:
+    """Start servers on a database and open a market on them."""
+    servers = [Server(url, folder) for _ in range(SERVERS)]
+    try:
+        start_all(servers)
+        yield Market(servers)
+    finally:
+        for server in servers:
+            server.end()
+
+
 def table(rows: Mapping[str, Mapping[str, races.Figures]]) -> str:
     """Return the figures as Markdown: a row each, a column for each database."""
     databases = list(rows)
@@ -124,8 +147,18 @@ def _cell(value: object) -> str:
 @click.option("--database-stops", default=5, show_default=True, help="Crashes of PostgreSQL.")
 @click.option("--races", "closes", default=1000, show_default=True, help="Races to close.")
 @click.option("--seconds", default=60, show_default=True, help="Length of the bank trial.")
+@click.option("--failovers", default=5, show_default=True, help="Primaries killed.")
+@click.option("--changes", default=4, show_default=True, help="Changes of a Patroni cluster.")
 @click.option("--databases", default=",".join(DIALECTS), show_default=True)
-def main(kills: int, database_stops: int, closes: int, seconds: int, databases: str) -> None:
+def main(
+    kills: int,
+    database_stops: int,
+    closes: int,
+    seconds: int,
+    failovers: int,
+    changes: int,
+    databases: str,
+) -> None:
     """Run every trial on each database; end with an error at the first that does not hold."""
     rows: dict[str, dict[str, races.Figures]] = {}
     for database in databases.split(","):
@@ -141,6 +174,11 @@ def main(kills: int, database_stops: int, closes: int, seconds: int, databases: 
         finally:
             if postgres is not None:
                 postgres.destroy()
+    if "postgresql" in rows:
+        with tempfile.TemporaryDirectory(prefix="agenthub-") as folder:
+            for name, figures in on_clusters(failovers, changes, Path(folder)):
+                rows["postgresql"][name] = figures | {"R1 to R11": "hold"}
+                click.echo(f"postgresql: {name}", err=True)
     click.echo(table(rows))
 
 

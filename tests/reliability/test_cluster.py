@@ -21,7 +21,7 @@ from app.db import Database
 from app.ops.tracks import upgrade_all
 from tests.conftest import settings_for
 from tests.postgres import PostgresServer, free_port
-from tests.reliability import cluster, races
+from tests.reliability import cluster, patroni, races
 from tests.reliability.market import Market
 from tests.reliability.server import Server, start_all, wait_for
 
@@ -32,6 +32,18 @@ def test_the_loss_of_the_primary_loses_nothing(tmp_path: Path) -> None:
         try:
             start_all(servers)
             cluster.failovers(Market(servers), both, count=1)
+        finally:
+            for server in servers:
+                server.end()
+
+
+@pytest.mark.skipif(bool(patroni.missing()), reason=f"not installed: {patroni.missing()}")
+def test_the_documented_cluster(tmp_path: Path) -> None:
+    with patroni.cluster() as cluster_:
+        servers = [Server(cluster_.url, tmp_path) for _ in range(2)]
+        try:
+            start_all(servers)
+            patroni.changes_of_primary(Market(servers), cluster_, count=2)
         finally:
             for server in servers:
                 server.end()

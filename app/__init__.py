@@ -18,6 +18,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Imported here, so that importing the package (as migrations do) loads no web framework.
     from flask import Flask
 
+    from app.access.blueprint import blueprint as audit
+    from app.access.limits import RateLimiter
     from app.access.pepper import load_pepper
     from app.config import Settings
     from app.db import Database
@@ -34,11 +36,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = Flask("app", static_folder="http/static", static_url_path="/assets")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.extensions[EXTENSION] = Services(settings, Database(settings), load_pepper(settings))
+    app.extensions[EXTENSION] = Services(
+        settings,
+        Database(settings),
+        load_pepper(settings),
+        RateLimiter(settings.rate_limit_per_minute),
+    )
     register_hooks(app)
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (registry, ledger, metering, delegation, health):
+    for blueprint in (registry, ledger, metering, delegation, audit, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
     return app

@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
+from app.access import audit
 from app.access import service as access
 from app.access.pepper import load_pepper
 from app.config import PREFIX, Settings, SettingsError
@@ -95,6 +96,8 @@ def up(settings: Settings) -> None:
     database = Database(settings)
     with database.transaction() as session:
         key = access.bootstrap_admin(session, pepper)
+        if key is not None:
+            audit.record_command(session, "first start", f"{key.id} of {key.owner}, {key.role}")
     database.dispose()
     if key is not None:
         console.print("Admin API key, shown this once:\n\n    " + key.secret + "\n")
@@ -151,6 +154,7 @@ def create_key(owner: str, role: str, expires_days: int | None, as_json: bool) -
     expires_at = clock.now() + timedelta(days=expires_days) if expires_days else None
     with open_database() as (settings, database), database.transaction() as session:
         key = access.create_key(session, load_pepper(settings), owner, role, expires_at)
+        audit.record_command(session, "keys create", f"{key.id} of {owner}, {role}")
     _show_key(key, as_json)
 
 
@@ -178,6 +182,7 @@ def revoke_key(key_id: str) -> None:
     """Revoke a key: from now on it is refused."""
     with open_database() as (_, database), database.transaction() as session:
         access.revoke_key(session, key_id)
+        audit.record_command(session, "keys revoke", key_id)
     console.print(f"API key {key_id} is revoked.")
 
 
@@ -196,6 +201,7 @@ def rotate_key(key_id: str, grace_hours: int, as_json: bool) -> None:
     with open_database() as (settings, database), database.transaction() as session:
         grace = timedelta(hours=grace_hours)
         key = access.rotate_key(session, load_pepper(settings), key_id, grace)
+        audit.record_command(session, "keys rotate", f"{key_id} to {key.id}")
     _show_key(key, as_json)
 
 

@@ -123,6 +123,9 @@ class Settings:
     max_json_depth: int = _setting(
         64, _integer(8, 200), "deepest nesting of arrays and objects in a request body"
     )
+    rate_limit_per_minute: int = _setting(
+        6000, _integer(0, 10_000_000), "requests of one API key in a minute; 0 sets no limit"
+    )
     idempotency_body_hours: int = _setting(
         72, _integer(24, 24 * 365), "how long the answer to a write can be replayed"
     )

@@ -69,6 +69,14 @@ class Invalid(DomainError):
     """The request can be read, and its content breaks a rule; ``errors`` lists every violation."""
 
 
+class TooManyRequests(DomainError):
+    """The caller asks too often; it may ask again after ``retry_after`` seconds."""
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 class Unavailable(DomainError):
     """The service cannot answer now; the caller may try again after ``retry_after`` seconds."""
 

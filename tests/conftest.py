@@ -44,6 +44,7 @@ def settings_for(url: str, folder: Path, **overrides: object) -> Settings:
         "data_dir": folder,
         "key_pepper": PEPPER,
         "log_level": "error",
+        "rate_limit_per_minute": 0,
     }
     return Settings(**(values | overrides))  # type: ignore[arg-type]
 

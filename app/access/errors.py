@@ -1,6 +1,13 @@
 """What the access scope refuses."""
 
-from app.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
+from app.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 
 class ApiKeyMissing(Unauthenticated):
@@ -19,6 +26,12 @@ class RoleRequired(Forbidden):
     """The API key's role does not reach what the request needs."""
 
     code = "role_required"
+
+
+class RateLimited(TooManyRequests):
+    """The API key made as many requests as it may in a minute."""
+
+    code = "rate_limited"
 
 
 class OwnerNameInvalid(Invalid):

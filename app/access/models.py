@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, String
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UTCDateTime, bytewise
@@ -37,3 +37,34 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     replaced_by: Mapped[str | None] = mapped_column(String(16))
+
+
+class RequestCount(Base):
+    """How many requests came with a key in one minute, over all servers; the latest minute only."""
+
+    __tablename__ = "access_request_counts"
+    __table_args__ = (CheckConstraint("requests > 0", name="requests_counted"),)
+
+    key_id: Mapped[str] = mapped_column(ForeignKey("access_api_keys.id"), primary_key=True)
+    # Minutes since 1970.
+    minute: Mapped[int] = mapped_column(BigInteger)
+    requests: Mapped[int] = mapped_column(BigInteger)
+
+
+class AdminAction(Base):
+    """Something an administrator did. Rows never change: triggers of the track refuse it.
+
+    ``actor`` is the owner's name, or the operating system's user of a command; ``outcome`` is an
+    HTTP status or ``done``.
+    """
+
+    __tablename__ = "access_admin_actions"
+
+    id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    actor: Mapped[str] = mapped_column(String(255))
+    key_id: Mapped[str | None] = mapped_column(String(16))
+    action: Mapped[str] = mapped_column(String(255))
+    target: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(128))

@@ -12,7 +12,8 @@ from app.http.context import services
 def require_role(role: str) -> Principal:
     """Return the principal of the current request.
 
-    Raises ``ApiKeyMissing``, ``ApiKeyInvalid``, and ``RoleRequired`` for a role below ``role``.
+    Raises ``ApiKeyMissing``, ``ApiKeyInvalid``, ``RateLimited``, and ``RoleRequired`` for a role
+    below ``role``.
     """
     presented = request.headers.get("X-API-Key", "").strip()
     if not presented:
@@ -20,6 +21,7 @@ def require_role(role: str) -> Principal:
     with services().database.read() as connection:
         principal = authenticate(connection, services().pepper, presented)
     services().key_usage.record(principal.key_id)
+    services().rate_limiter.admit(principal.key_id)
     if not principal.has_role(role):
         raise RoleRequired(
             f"this needs an API key of role {role} or above; yours is {principal.role}",

@@ -246,7 +246,9 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 canonical = body.dump(arguments[0]) if body is not None else None
                 identity = identify(principal, path, canonical)
                 return run_write(
-                    identity, lambda session: view(session, principal, *arguments, **path)
+                    principal,
+                    identity,
+                    lambda session: view(session, principal, *arguments, **path),
                 )
 
             handler: View = endpoint
@@ -275,7 +277,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         headers: Sequence[dict[str, Any]],
     ) -> None:
         """Register the endpoint with its documentation."""
-        statuses = [*statuses, 401, 403] if role else statuses
+        statuses = [*statuses, 401, 403, 429] if role else statuses
         description: dict[str, Any] = {
             "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
             "security": [{"ApiKey": []}] if role else [],

@@ -9,6 +9,7 @@ from datetime import timedelta
 from flask import current_app, g, request
 
 from app import ids
+from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
 from app.config import Settings
 from app.db import Database
@@ -24,6 +25,7 @@ class Services:
     settings: Settings
     database: Database
     pepper: bytes
+    rate_limiter: RateLimiter
     key_usage: KeyUsage = field(default_factory=KeyUsage)
 
     @property

@@ -9,6 +9,8 @@ from flask import Flask, Response, g, request
 
 from app.http.context import request_id
 
+# An answer of the API is no page: nothing in it runs, and nobody shows it in a frame.
+NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 log = structlog.get_logger("agenthub.http")
 
 
@@ -25,6 +27,9 @@ def register_hooks(app: Flask) -> None:
     def finish(response: Response) -> Response:
         response.headers["X-Request-Id"] = request_id()
         response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["X-Frame-Options"] = "DENY"
+        response.headers.setdefault("Content-Security-Policy", NOTHING)
         response.headers.setdefault("Cache-Control", "no-store")
         log.info(
             "request",

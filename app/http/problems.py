@@ -41,6 +41,7 @@ KINDS: dict[type[errors.DomainError], Kind] = {
     errors.KeyConflict: Kind(HTTPStatus.CONFLICT, "Conflict with an earlier request"),
     errors.PreconditionFailed: Kind(HTTPStatus.PRECONDITION_FAILED, "Precondition failed"),
     errors.Invalid: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request breaks a rule"),
+    errors.TooManyRequests: Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     errors.Unavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Try again later"),
 }
 

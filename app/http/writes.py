@@ -9,10 +9,11 @@ from flask import Response, request
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.access.audit import record_request
 from app.access.service import Principal
 from app.engines import is_lock_timeout, is_retryable
 from app.errors import DomainError
-from app.http.context import services
+from app.http.context import request_id, services
 from app.http.problems import domain_problem
 from app.idempotency import service as idempotency
 from app.idempotency.errors import KeyInUse
@@ -38,7 +39,7 @@ def identify(principal: Principal, path: Mapping[str, str], body: Any) -> WriteR
     return WriteRequest(principal.owner_id, key, request_hash, request.method, route)
 
 
-def run_write(identity: WriteRequest, effect: Effect) -> Response:
+def run_write(principal: Principal, identity: WriteRequest, effect: Effect) -> Response:
     """Run ``effect`` once under its key, or replay the answer it gave before.
 
     A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
@@ -51,27 +52,27 @@ def run_write(identity: WriteRequest, effect: Effect) -> Response:
     if stored is not None:
         return _replay(stored)
     try:
-        return _in_transaction(identity, effect)
+        return _in_transaction(principal, identity, effect)
     except DomainError as error:
         if not error.settled:
             raise
         refusal = domain_problem(error)
     # The effect is undone. That it was refused is stored in a transaction of its own; a rival with
     # the same key that came between had its effect, and then its answer is the one that counts.
-    return _in_transaction(identity, lambda _: refusal)
+    return _in_transaction(principal, identity, lambda _: refusal)
 
 
-def _in_transaction(identity: WriteRequest, effect: Effect) -> Response:
+def _in_transaction(principal: Principal, identity: WriteRequest, effect: Effect) -> Response:
     for _ in range(MAX_ATTEMPTS - 1):
         try:
-            return _attempt(identity, effect)
+            return _attempt(principal, identity, effect)
         except DBAPIError as error:
             if not is_retryable(error):
                 raise
-    return _attempt(identity, effect)
+    return _attempt(principal, identity, effect)
 
 
-def _attempt(identity: WriteRequest, effect: Effect) -> Response:
+def _attempt(principal: Principal, identity: WriteRequest, effect: Effect) -> Response:
     with services().database.transaction() as session:
         if not _claim(session, identity):
             # The rival committed while we waited, so its answer is visible now.
@@ -85,6 +86,10 @@ def _attempt(identity: WriteRequest, effect: Effect) -> Response:
             if not error.keeps_effect:
                 raise
             response = domain_problem(error)
+        if principal.has_role("admin"):
+            target = request.full_path.rstrip("?")
+            action = f"{identity.method} {identity.route}"
+            record_request(session, principal, action, target, response.status_code, request_id())
         idempotency.store_answer(session, identity, _answer(response))
     return response
 

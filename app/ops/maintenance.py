@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
+from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
 from app.db import Database
 from app.delegation.queries import list_overdue
@@ -20,6 +21,7 @@ from app.ledger.seals import seal_pending
 
 MAINTENANCE_SECONDS = 30.0
 SWEEP_SECONDS = 2.0
+RATE_SECONDS = 1.0
 SWEEP_BATCH = 200
 log = structlog.get_logger("agenthub.maintenance")
 
@@ -85,6 +87,23 @@ class Maintenance(Periodic):
             seal_pending(session)
         if dropped:
             log.info("maintenance.expired_answers_dropped", count=dropped)
+
+
+class RateSharing(Periodic):
+    """Tells the other servers how often each busy key asked, and learns what they counted."""
+
+    def __init__(
+        self, database: Database, limiter: RateLimiter, interval: float = RATE_SECONDS
+    ) -> None:
+        super().__init__(interval)
+        self._database = database
+        self._limiter = limiter
+
+    def round(self) -> None:
+        """Exchange once, if there is anything to tell."""
+        if self._limiter.pending():
+            with self._database.transaction() as session:
+                self._limiter.share(session)
 
 
 class Sweeper(Periodic):

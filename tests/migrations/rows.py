@@ -24,6 +24,21 @@ ACCESS: dict[str, dict[str, Any]] = {
         "created_at": NOW,
     },
 }
+ACCESS["access_request_counts"] = {
+    "key_id": "key0000000000001",
+    "minute": 29_456_789,
+    "requests": 7,
+}
+ACCESS["access_admin_actions"] = {
+    "id": "00000000-0000-7000-8000-000000000009",
+    "at": NOW,
+    "actor": "root@localhost",
+    "key_id": None,
+    "action": "keys create",
+    "target": "key0000000000001 of acme, developer",
+    "outcome": "done",
+    "request_id": None,
+}
 IDEMPOTENCY: dict[str, dict[str, Any]] = {
     "idempotency_keys": {
         "principal": OWNER,

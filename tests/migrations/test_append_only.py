@@ -19,6 +19,7 @@ APPEND_ONLY = {
     "registry": ("registry_evaluations", "registry_usage_reports", "registry_versions"),
     "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals", "ledger_metering_events"),
     "delegation": ("delegation_events",),
+    "access": ("access_admin_actions",),
 }
 TABLES = [(scope, table) for scope, tables in APPEND_ONLY.items() for table in tables]
 ACTIONS = {"sqlite": ("delete", "update"), "postgresql": ("delete", "truncate", "update")}

@@ -1,0 +1,61 @@
+"""The record of what administrators did, kept with what they did."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+
+from app import clock, ids
+from app.access.models import AdminAction
+from app.access.service import Principal
+
+DONE = "done"
+
+
+def record_request(
+    session: Session, principal: Principal, action: str, target: str, status: int, request_id: str
+) -> None:
+    """Record a write that came over HTTP with an admin's key."""
+    _record(
+        session, principal.owner_name, principal.key_id, action, target, str(status), request_id
+    )
+
+
+def record_command(session: Session, action: str, target: str) -> None:
+    """Record what somebody did with a command on the server's machine."""
+    _record(session, f"{getpass.getuser()}@localhost", None, action, target, DONE, None)
+
+
+def _record(
+    session: Session,
+    actor: str,
+    key_id: str | None,
+    action: str,
+    target: str,
+    outcome: str,
+    request_id: str | None,
+) -> None:
+    session.add(
+        AdminAction(
+            id=ids.new_id(),
+            at=clock.now(),
+            actor=actor,
+            key_id=key_id,
+            action=action,
+            target=target,
+            outcome=outcome,
+            request_id=request_id,
+        )
+    )
+    session.flush()
+
+
+def list_actions(reader: Connection, *, limit: int, before: str | None) -> list[Any]:
+    """Return up to ``limit`` actions, newest first, older than the id ``before``."""
+    statement = select(AdminAction.__table__).order_by(AdminAction.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(AdminAction.id < before)
+    return list(reader.execute(statement))

@@ -25,7 +25,9 @@ from app.ops import demo as demonstration
 from app.ops import demo_delegation as delegation
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
+from app.ops.client import Call, CallFailed, send
 from app.ops.maintenance import sweep as sweep_overdue
+from app.ops.readiness_command import readiness
 from app.ops.server import AddressUnavailable, require_address
 from app.ops.server import serve as run_server
 from app.ops.terminal import (
@@ -312,7 +314,7 @@ def demo(url: str, api_key: str | None, worker_key: str | None, operator_key: st
         "AGENTHUB_OPERATOR_KEY": operator_key,
     }
     try:
-        demonstration.send(url, "", demonstration.Call("", "GET", "/healthz"))
+        send(url, "", Call("", "GET", "/healthz"))
         given = {name: key for name, key in keys.items() if key}
         if api_key is None:
             given |= _make_demo_keys(keys.keys() - given.keys())
@@ -324,7 +326,7 @@ def demo(url: str, api_key: str | None, worker_key: str | None, operator_key: st
             console.print("Give --worker-key and --operator-key to see work delegated, too.")
             return
         delegation.run(requester, callers["AGENTHUB_WORKER_KEY"], callers["AGENTHUB_OPERATOR_KEY"])
-    except demonstration.DemoFailed as error:
+    except CallFailed as error:
         raise Failure(str(error)) from None
 
 
@@ -349,6 +351,7 @@ def _make_demo_keys(variables: Set[str]) -> dict[str, str]:
 
 
 main.add_command(ledger)
+main.add_command(readiness)
 
 if __name__ == "__main__":
     main()

@@ -9,17 +9,8 @@ import click
 
 from app.config import client_environment
 from app.ids import new_id
-from app.ops.demo import (
-    CLASSIFIER,
-    CLERK,
-    NAMESPACE,
-    Call,
-    Caller,
-    DemoFailed,
-    JsonObject,
-    build_capability,
-    build_manifest,
-)
+from app.ops.client import Call, CallFailed, JsonObject
+from app.ops.demo import CLASSIFIER, CLERK, NAMESPACE, Caller, build_capability, build_manifest
 
 PARTNER_NAMESPACE = "@demo-partner"
 REQUESTER = f"{NAMESPACE}:{CLERK['id']}"
@@ -66,7 +57,7 @@ Payment due: 2026-12-18
 
 
 def run(requester: Caller, partner: Caller, operator: Caller) -> None:
-    """Delegate inline, then remotely, and show the record of it. Raises ``DemoFailed``."""
+    """Delegate inline, then remotely, and show the record of it. Raises ``CallFailed``."""
     partner.make_once(
         Call(
             "Another owner, demo-partner, registers an agent",
@@ -160,7 +151,7 @@ def run_worker(partner: Caller) -> None:
     click.echo(done.stdout, nl=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise DemoFailed(f"the worker ended with exit code {done.returncode}: {reason[-1]}")
+        raise CallFailed(f"the worker ended with exit code {done.returncode}: {reason[-1]}")
 
 
 def _settle(requester: Caller, delegation_id: str) -> None:
@@ -168,7 +159,7 @@ def _settle(requester: Caller, delegation_id: str) -> None:
     shows = ("status", "actual_cost_usd", "deliverable", "due_at", "due_outcome")
     found = requester.make(Call("The clerk looks at the result", "GET", path, shows=shows))
     if found["status"] != "delivered":
-        raise DemoFailed(
+        raise CallFailed(
             f"the worker should have delivered {delegation_id}, which is {found['status']}"
         )
     requester.make(

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from app.ids import new_id
-from app.ops.demo import Call, Caller, DemoFailed, JsonObject
+from app.ops.client import Call, CallFailed, JsonObject
+from app.ops.demo import Caller
 
 UNIT_PRICE_USD = 0.00025
 _TOTAL = re.compile(r"^\s*(?:grand\s+)?total\b.*?\b([A-Z]{3})\s+([\d,]+\.\d\d)\s*$", re.I | re.M)
@@ -67,7 +68,7 @@ def claim(caller: Caller, agent_id: str) -> JsonObject | None:
     shows = ("delegation_id", "status", "task_input", "lease_token", "lease_expires_at")
     try:
         return caller.make(_write(purpose, "claim", shows, {"agent_id": agent_id}))
-    except DemoFailed as error:
+    except CallFailed as error:
         if error.code != "no_task_offered":
             raise
         click.echo("No task waits any more, so the worker ends.\n")
@@ -125,7 +126,7 @@ def main(agent_id: str, url: str, api_key: str) -> None:
     """Do every task that waits for AGENT_ID, and end."""
     try:
         work(Caller(url, api_key, "AGENTHUB_WORKER_KEY"), agent_id)
-    except DemoFailed as error:
+    except CallFailed as error:
         click.echo(str(error), err=True)
         sys.exit(1)
 

@@ -19,7 +19,8 @@ from app import clock
 from app.config import Settings, client_environment
 from app.idempotency.service import drop_expired_bodies
 from app.ops import demo_delegation
-from app.ops.demo import Caller, DemoFailed
+from app.ops.client import CallFailed
+from app.ops.demo import Caller
 from app.ops.demo_delegation import DELEGATE, INVOICE, REQUESTER
 from app.ops.demo_worker import NotAnInvoice, read_invoice
 from tests.cli.test_commands import Shell
@@ -180,7 +181,7 @@ class TestTheWorkersProcess:
         return seen
 
     def test_its_key_is_in_its_environment_alone(self, given: dict[str, Any]) -> None:
-        with pytest.raises(DemoFailed, match="exit code 1: last words"):
+        with pytest.raises(CallFailed, match="exit code 1: last words"):
             demo_delegation.run_worker(Caller("http://hub.example", "ah_key"))
         own = {name: v for name, v in given["env"].items() if name.startswith("AGENTHUB_")}
         assert own == {"AGENTHUB_URL": "http://hub.example", "AGENTHUB_API_KEY": "ah_key"}

@@ -17,8 +17,8 @@ from alembic.util import CommandError
 
 from app import scopes
 from app.config import Settings, SettingsError
-from app.engines import begin_immediate, configure_sqlite
 from app.ops.journal import record_step
+from app.ops.tracks import migrating, migration_engine
 
 config = context.config
 if config.config_file_name is not None and config.attributes.get("configure_logging", True):
@@ -30,10 +30,6 @@ try:
 except SettingsError as error:
     raise CommandError(str(error)) from None
 metadata = scopes.metadata()
-
-# An arbitrary constant: every process that migrates an AgentHub database asks for this lock.
-ADVISORY_LOCK = 0x4147484D  # "AGHM"
-LOCK_WAIT_MS = 60_000
 
 
 def command_scope() -> str | None:
@@ -162,66 +158,40 @@ def changes_database() -> bool:
     return True
 
 
-def open_engine() -> sa.Engine:
-    """Return an engine for one connection, prepared as the dialect needs for DDL."""
-    if not settings.is_sqlite:
-        return sa.create_engine(
-            settings.url,
-            poolclass=sa.NullPool,
-            connect_args={
-                "options": f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_MS}",
-                "target_session_attrs": "primary",
-            },
-        )
-    if settings.database_url is None:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = sa.create_engine(
-        settings.url, poolclass=sa.NullPool, connect_args={"isolation_level": None}
-    )
-
-    @sa.event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        configure_sqlite(connection)
-        # With enforcement on, rebuilding a table would delete the rows of tables that cascade.
-        connection.execute("PRAGMA foreign_keys=OFF")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        if changes_database():
-            begin_immediate(connection, LOCK_WAIT_MS)
-
-    return engine
-
-
 def run_online() -> None:
-    """Run the command on the configured database, one at a time if it changes anything."""
-    if settings.transaction_pooler:
-        raise CommandError(
-            "migrations hold a lock of their session, which a pooler in transaction mode breaks:"
-            " set AGENTHUB_DATABASE_URL to PostgreSQL itself and unset AGENTHUB_TRANSACTION_POOLER"
-        )
-    with open_engine().connect() as connection:
-        if changes_database() and not settings.is_sqlite:
-            # The session lock outlives this commit. Without it Alembic would find itself inside a
-            # transaction it did not begin, and would leave committing to us.
-            connection.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY_LOCK)))
-            connection.commit()
-        guard = DataLossGuard(connection)
-        context.configure(
-            connection=connection,
-            on_version_apply=[record_step, guard],
-            **options(),
-        )
-        with context.begin_transaction():
-            if changes_database():
-                allowed = context.get_x_argument(as_dictionary=True).get("allow-data-loss")
-                if allowed != "yes":
-                    guard.look()
-            context.run_migrations()
-            if settings.is_sqlite and changes_database():
-                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-                if broken:
-                    raise CommandError(f"the step leaves dangling references: {broken[:5]}")
+    """Run the command on the configured database, one at a time if it changes anything.
+
+    Who gives a connection of its own has the lock, and decides when its transaction ends.
+    """
+    given: sa.Connection | None = config.attributes.get("connection")
+    if given is not None:
+        run_on(given)
+    elif changes_database():
+        with migrating(settings) as connection:
+            run_on(connection)
+    else:
+        with migration_engine(settings, exclusive=False).connect() as connection:
+            run_on(connection)
+
+
+def run_on(connection: sa.Connection) -> None:
+    """Run the command on a connection."""
+    guard = DataLossGuard(connection)
+    context.configure(
+        connection=connection,
+        on_version_apply=[record_step, guard],
+        **options(),
+    )
+    with context.begin_transaction():
+        if changes_database():
+            allowed = context.get_x_argument(as_dictionary=True).get("allow-data-loss")
+            if allowed != "yes":
+                guard.look()
+        context.run_migrations()
+        if settings.is_sqlite and changes_database():
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            if broken:
+                raise CommandError(f"the step leaves dangling references: {broken[:5]}")
 
 
 def run_offline() -> None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from app.config import Settings
+from app.engines import begin_immediate, configure_sqlite
 from app.ops.journal import JOURNAL
 from app.scopes import SCOPES
 
 CURRENT, BEHIND, ABSENT, UNKNOWN = "current", "behind", "absent", "unknown"
+# An arbitrary constant: every process that migrates an AgentHub database asks for this lock.
+ADVISORY_LOCK = 0x4147484D  # "AGHM"
+LOCK_WAIT_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,60 @@ def require_current(connection: Connection) -> None:
             + "; ".join(f"track {t.scope} is {t.state}, run: {t.remedy}" for t in stale)
             + (". All at once: alembic upgrade heads" if together else "")
         )
+
+
+def migration_engine(settings: Settings, *, exclusive: bool) -> sa.Engine:
+    """Return an engine for one connection, prepared as the dialect needs for DDL.
+
+    With ``exclusive`` a transaction on SQLite holds the write lock from its beginning. Raises
+    ``CommandError`` behind a pooler in transaction mode.
+    """
+    if settings.transaction_pooler:
+        raise CommandError(
+            "migrations hold a lock of their session, which a pooler in transaction mode breaks:"
+            " set AGENTHUB_DATABASE_URL to PostgreSQL itself and unset AGENTHUB_TRANSACTION_POOLER"
+        )
+    if not settings.is_sqlite:
+        return sa.create_engine(
+            settings.url,
+            poolclass=sa.NullPool,
+            connect_args={
+                "options": f"-c timezone=UTC -c lock_timeout={LOCK_WAIT_MS}",
+                "target_session_attrs": "primary",
+            },
+        )
+    if settings.database_url is None:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        settings.url, poolclass=sa.NullPool, connect_args={"isolation_level": None}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        configure_sqlite(connection)
+        # With enforcement on, rebuilding a table would delete the rows of tables that cascade.
+        connection.execute("PRAGMA foreign_keys=OFF")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        if exclusive:
+            begin_immediate(connection, LOCK_WAIT_MS)
+
+    return engine
+
+
+@contextmanager
+def migrating(settings: Settings) -> Iterator[Connection]:
+    """Give the connection of the one process that may migrate the database, in no transaction.
+
+    Whoever comes second waits up to a minute: on PostgreSQL here, on SQLite when it begins.
+    """
+    with migration_engine(settings, exclusive=True).connect() as connection:
+        if not settings.is_sqlite:
+            # The session lock outlives this transaction, and each that follows is all of a command.
+            with connection.begin():
+                connection.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY_LOCK)))
+        yield connection
 
 
 def upgrade_all(settings: Settings) -> None:

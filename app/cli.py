@@ -30,6 +30,8 @@ from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.readiness_command import readiness
 from app.ops.server import AddressUnavailable, require_address
 from app.ops.server import serve as run_server
+from app.ops.snapshot.commands import snapshot
+from app.ops.snapshot.errors import SnapshotRefused
 from app.ops.terminal import (
     Failure,
     console,
@@ -43,13 +45,17 @@ from app.ops.terminal import (
 from app.ops.tracks import OutdatedSchema
 
 
+# What a command may find that the operator can mend; the message says how.
+EXPECTED = (SettingsError, OutdatedSchema, AddressUnavailable, CommandError, SnapshotRefused)
+
+
 class Commands(click.Group):
     """A group whose commands turn every expected failure into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (SettingsError, OutdatedSchema, AddressUnavailable, CommandError) as error:
+        except EXPECTED as error:
             raise Failure(str(error)) from None
         except DomainError as error:
             raise Failure(error.detail) from None
@@ -352,6 +358,7 @@ def _make_demo_keys(variables: Set[str]) -> dict[str, str]:
 
 main.add_command(ledger)
 main.add_command(readiness)
+main.add_command(snapshot)
 
 if __name__ == "__main__":
     main()

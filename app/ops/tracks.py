@@ -65,20 +65,26 @@ def alembic_config(settings: Settings) -> Config:
 
 
 @cache
-def _heads() -> tuple[dict[str, str], frozenset[str]]:
-    """Return each scope's newest revision, and every revision of this release."""
+def _revisions() -> dict[str, list[str]]:
+    """Return every revision of this release by scope, oldest first."""
     script = ScriptDirectory.from_config(Config(str(migrations_home() / "alembic.ini")))
-    heads = {scope: _revision(script, f"{scope}@head") for scope in SCOPES}
-    return heads, frozenset(revision.revision for revision in script.walk_revisions())
+    return {
+        scope: [revision.revision for revision in script.walk_revisions("base", f"{scope}@head")][
+            ::-1
+        ]
+        for scope in SCOPES
+    }
 
 
-def _revision(script: ScriptDirectory, name: str) -> str:
-    return script.get_revision(name).revision
+def revisions_of(scope: str) -> list[str]:
+    """Return the revisions that this release has of a scope's track, oldest first."""
+    return _revisions()[scope]
 
 
 def read_tracks(connection: Connection) -> list[Track]:
     """Return the state of every track, those of unknown revisions included."""
-    heads, known = _heads()
+    heads = {scope: revisions_of(scope)[-1] for scope in SCOPES}
+    known = {revision for scope in SCOPES for revision in revisions_of(scope)}
     applied: dict[str, str] = {}
     # Should a track have two rows, the unknown one decides: it blocks every Alembic command.
     rows = MigrationContext.configure(connection).get_current_heads()

@@ -1,0 +1,1 @@
+"""Snapshots: a whole database in one portable file, taken while serving and restored with proof."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import BigInteger, bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from app import clock
@@ -24,6 +24,7 @@ from app.ledger.queries import Reader, find_transaction, read_transactions
 MAX_BLOCK = 1000
 # The service numbers from 1; whoever writes to the database directly could number below.
 LEAST_SEQ = -(2**62)
+SEALS_AT_ONCE = 100
 
 
 def entry_bytes(transaction: dict[str, Any]) -> bytes:
@@ -147,15 +148,28 @@ class Fault:
     detail: str
 
 
-_seals = select(
-    Seal.block,
-    Seal.first_seq,
-    Seal.last_seq,
-    Seal.leaves,
-    Seal.root,
-    Seal.previous_hash,
-    Seal.hash,
-).order_by(Seal.block)
+_seals = (
+    select(
+        Seal.block,
+        Seal.first_seq,
+        Seal.last_seq,
+        Seal.leaves,
+        Seal.root,
+        Seal.previous_hash,
+        Seal.hash,
+    )
+    .where(Seal.block > bindparam("after", type_=BigInteger))
+    .order_by(Seal.block)
+    .limit(bindparam("limit"))
+)
+
+
+def _read_seals(reader: Reader) -> Iterator[Any]:
+    """Yield every seal in order, holding few: each has the hashes of up to 1000 transactions."""
+    after = LEAST_SEQ
+    while rows := reader.execute(_seals, {"after": after, "limit": SEALS_AT_ONCE}).all():
+        yield from rows
+        after = rows[-1].block
 
 
 def verify(reader: Reader, kept: dict[str, Any] | None = None) -> Iterator[Fault]:
@@ -165,7 +179,7 @@ def verify(reader: Reader, kept: dict[str, Any] | None = None) -> Iterator[Fault
     have its hash.
     """
     previous, last_seq, block = GENESIS, LEAST_SEQ - 1, 0
-    for seal in reader.execute(_seals).all():
+    for seal in _read_seals(reader):
         block += 1
         if seal.block != block:
             yield Fault(block, None, "the block is missing")

@@ -31,6 +31,7 @@ EDITED = "the transaction is not the one that was sealed"
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seals, "MAX_BLOCK", 3)
+    monkeypatch.setattr(seals, "SEALS_AT_ONCE", 2)
 
 
 @pytest.fixture

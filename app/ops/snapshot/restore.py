@@ -130,7 +130,7 @@ def _prepare(connection: Connection, settings: Settings) -> None:
         found = ", ".join(str(track.revision) for track in unknown)
         raise SnapshotRefused(f"the database is of a later release: it has {found}")
     if settings.is_sqlite:
-        connection.exec_driver_sql("PRAGMA cache_size = -65536")  # KiB
+        connection.exec_driver_sql("PRAGMA cache_size = -32768")  # KiB
         return
     names = ", ".join(sorted(database_tables(connection)))
     if names:

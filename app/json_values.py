@@ -1,9 +1,16 @@
-"""Walking parsed JSON values, and JSON Pointers (RFC 6901) to what is found on the way."""
+"""Parsed JSON values: walking them, naming places in them (RFC 6901), what can be exchanged."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
+
+# Larger integers lose digits in every client that keeps numbers as IEEE 754 doubles.
+MAX_SAFE_INTEGER = 2**53 - 1
+# RFC 8785 writes floats below this without an exponent, so that they are read as integers again.
+MIN_EXPONENT_FORM = 1e21
+UNSTORABLE = "expected text without U+0000 and without lone surrogates"
 
 # Where a value is: the place of what holds it, and its name or index there; () is the root. A text
 # for every value would multiply the length of a name by the number of values below it.
@@ -52,3 +59,24 @@ def token(name: object) -> str:
     if escaped.isascii():
         return escaped
     return escaped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def scalar_fault(value: Any) -> tuple[str, str] | None:
+    """Return the code of what is wrong with a text, a number, a boolean or null, and a sentence."""
+    if isinstance(value, str):
+        return None if is_storable(value) else ("character", UNSTORABLE)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "not_finite", "expected a finite number"
+        if MAX_SAFE_INTEGER < abs(value) < MIN_EXPONENT_FORM:
+            return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
+    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
+    return None
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether both databases and every UTF-8 encoder can hold ``text``."""
+    if text.isascii():
+        return "\0" not in text
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

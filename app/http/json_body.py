@@ -8,7 +8,6 @@ parsed value, where its JSON Pointer (RFC 6901) is known.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -19,12 +18,8 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.http.context import services
 from app.http.errors import MalformedJson, ValidationFailed
-from app.json_values import Place, pointer_to, walk
+from app.json_values import UNSTORABLE, Place, is_storable, pointer_to, scalar_fault, walk
 
-# Larger integers lose digits in every client that keeps numbers as IEEE 754 doubles.
-MAX_SAFE_INTEGER = 2**53 - 1
-# RFC 8785 writes floats below this without an exponent, so that they are read as integers again.
-MIN_EXPONENT_FORM = 1e21
 # A pointer repeats every name on its way, so a name without limit would make errors without limit.
 MAX_NAME_LENGTH = 200
 MAX_REPORTED = 100
@@ -108,39 +103,15 @@ def _inspect(
                     yield _violation(pointer_to(place), "name_too_long", detail)
                     return
                 yield from _inspect_names(place, value, duplicates.get(id(value)))
-        elif fault := _scalar_fault(value):
+        elif fault := scalar_fault(value):
             yield _violation(pointer_to(place), *fault)
-
-
-def _scalar_fault(value: Any) -> tuple[str, str] | None:
-    """Return the code of what is wrong with a text, a number, a boolean or null, and a sentence."""
-    if isinstance(value, str):
-        return None if _is_storable(value) else ("character", UNSTORABLE)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return "not_finite", "expected a finite number"
-        if MAX_SAFE_INTEGER < abs(value) < MIN_EXPONENT_FORM:
-            return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
-    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
-        return "number_too_large", "expected a whole number of at most 2^53 - 1 in size"
-    return None
 
 
 def _inspect_names(
     place: Place, value: dict[str, Any], duplicate: str | None
 ) -> Iterator[dict[str, str]]:
-    if not all(map(_is_storable, value)):
+    if not all(map(is_storable, value)):
         yield _violation(pointer_to(place), "character", f"member names: {UNSTORABLE}")
     if duplicate is not None:
         detail = "expected every member name once"
         yield _violation(pointer_to((place, duplicate)), "duplicate_member", detail)
-
-
-UNSTORABLE = "expected text without U+0000 and without lone surrogates"
-
-
-def _is_storable(text: str) -> bool:
-    """Tell whether both databases and every UTF-8 encoder can hold ``text``."""
-    if text.isascii():
-        return "\0" not in text
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)

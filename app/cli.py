@@ -19,6 +19,7 @@ from app.access import service as access
 from app.access.pepper import load_pepper
 from app.config import PREFIX, Settings, SettingsError
 from app.db import Database
+from app.delegation.legacy.commands import import_and_report, import_legacy
 from app.errors import DomainError
 from app.ledger.commands import ledger
 from app.ops import demo as demonstration
@@ -96,11 +97,14 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
 def up(settings: Settings) -> None:
     """Bring the database to this release's schema and serve.
 
-    On the first start an admin API key is made and shown; it is stored only as a hash.
+    On the first start an admin API key is made and shown; it is stored only as a hash. Files of an
+    earlier service that the settings name are imported once.
     """
     require_address(settings)
     pepper = load_pepper(settings)
     migration.upgrade_all(settings)
+    if settings.legacy_paths:
+        import_and_report(settings, settings.legacy_paths)
     database = Database(settings)
     with database.transaction() as session:
         key = access.bootstrap_admin(session, pepper)
@@ -359,6 +363,7 @@ def _make_demo_keys(variables: Set[str]) -> dict[str, str]:
 main.add_command(ledger)
 main.add_command(readiness)
 main.add_command(snapshot)
+main.add_command(import_legacy)
 
 if __name__ == "__main__":
     main()

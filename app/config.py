@@ -138,6 +138,12 @@ class Settings:
     opening_credit_usd: int = _setting(
         0, _usd, "what a new agent's account begins with; held in micro-USD"
     )
+    delegation_records_path: Path | None = _setting(
+        None, Path, "delegations of an earlier service (JSON), imported once by agenthub up"
+    )
+    delegation_balances_path: Path | None = _setting(
+        None, Path, "agents' balances in an earlier service (JSON), imported once by agenthub up"
+    )
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "least severe log line that is written")
     log_format: str = _setting("json", _choice(*LOG_FORMATS), "form of the log lines")
 
@@ -181,6 +187,12 @@ class Settings:
         return self.url.get_backend_name() == "sqlite"
 
     @property
+    def legacy_paths(self) -> dict[str, Path]:
+        """The files of an earlier service to import, by what they hold."""
+        paths = {"records": self.delegation_records_path, "balances": self.delegation_balances_path}
+        return {kind: path for kind, path in paths.items() if path is not None}
+
+    @property
     def log_level_number(self) -> int:
         """``log_level`` as the number the logging module uses."""
         return logging.getLevelNamesMapping()[self.log_level.upper()]
@@ -196,6 +208,8 @@ class Settings:
                 value = to_usd(value)
             elif setting.metadata["secret"]:
                 value = "set" if value else "not set"
+            elif value is None:
+                value = "not set"
             rows.append((PREFIX + setting.name.upper(), str(value), setting.metadata["meaning"]))
         return rows
 

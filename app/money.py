@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+DECIMALS = 6
 MICROS_PER_USD = 1_000_000
 MAX_USD = 1_000_000_000
 MAX_MICROS = MAX_USD * MICROS_PER_USD
 
 
-def to_micros(usd: int | float) -> int:
+def to_micros(usd: int | float | Decimal) -> int:
     """Return a JSON number of USD as micro-USD, exactly.
 
     Up to ``MAX_USD`` every amount of six decimals has a double of its own, and ``repr`` gives that
@@ -19,10 +20,12 @@ def to_micros(usd: int | float) -> int:
     amount = Decimal(repr(usd)) if isinstance(usd, float) else Decimal(usd)
     if not amount.is_finite() or abs(amount) > MAX_USD:
         raise ValueError(f"expected an amount of at most {MAX_USD} USD")
-    micros = amount * MICROS_PER_USD
-    if micros != int(micros):
-        raise ValueError("expected at most 6 decimals")
-    return int(micros)
+    # Digits are looked at, since arithmetic would round them to 28 first.
+    _, digits, exponent = amount.as_tuple()
+    excess = -DECIMALS - int(exponent)
+    if excess > 0 and any(digits[-excess:]):
+        raise ValueError(f"expected at most {DECIMALS} decimals")
+    return int(amount * MICROS_PER_USD)
 
 
 def to_usd(micros: int) -> int | float:

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from app import clock
 from app.access.service import Principal
 from app.delegation import answers, contract, creation, documents, queries, schemas, service, work
-from app.delegation.errors import NotAParty
+from app.delegation.errors import DelegationNotFound, NotAParty
+from app.delegation.legacy import answers as legacy
 from app.delegation.models import Delegation
-from app.delegation.settlement import budget_of
 from app.delegation.transitions import Actor
 from app.errors import DomainError
 from app.http.blueprint import Blueprint
@@ -26,6 +26,7 @@ from app.http.responses import json_response
 from app.http.schemas import Schema
 from app.ledger.metering import list_delegation_events
 from app.money import to_usd
+from app.registry.queries import find_parties
 
 blueprint = Blueprint(
     "delegation",
@@ -161,23 +162,7 @@ def decline(session: Session, actor: Actor, delegation_id: str, body: Body) -> R
 def heartbeat(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Give a sign of life: renews the lease and tells whether to stop."""
     delegation = work.heartbeat(session, actor, delegation_id, body["lease_token"])
-    return json_response(_working(delegation))
-
-
-def _working(delegation: Delegation) -> Body:
-    document = documents.summary_document(delegation)
-    budget = budget_of(delegation)
-    shown = ("delegation_id", "status", "cancel_requested", "budget_controls", "actual_cost_usd")
-    return {
-        **{name: document[name] for name in shown},
-        "lease_expires_at": _time(delegation.lease_expires_at),
-        "deadline_at": _time(delegation.deadline_at),
-        "remaining_usd": to_usd(max(0, budget.authorized - budget.metered)),
-    }
-
-
-def _time(moment: datetime | None) -> str | None:
-    return clock.isoformat(moment) if moment else None
+    return json_response(documents.working_document(delegation))
 
 
 @_command("meter", schemas.Meter(), answers.MeterResultOut())
@@ -200,7 +185,7 @@ def meter(session: Session, actor: Actor, delegation_id: str, body: Body) -> Res
         {"event_id": report.event_id, "result": outcome, "cost_usd": to_usd(report.cost_micros)}
         for report, outcome in zip(reports, outcomes, strict=True)
     ]
-    return json_response({**_working(delegation), "events": results})
+    return json_response({**documents.working_document(delegation), "events": results})
 
 
 @_command("ask", schemas.Ask(), answers.DelegationOut())
@@ -305,7 +290,7 @@ def _cursor(row: Any) -> str:
 
 def _position(cursor: str) -> tuple[datetime, str]:
     """Return the time and the id that a cursor holds."""
-    micros, _, delegation_id = decode_cursor(cursor, "[0-9]{1,16}[|][0-9a-f-]{36}").partition("|")
+    micros, _, delegation_id = decode_cursor(cursor, "[0-9]{1,16}[|][!-~]{1,128}").partition("|")
     return EPOCH + timedelta(microseconds=int(micros)), delegation_id
 
 
@@ -321,19 +306,53 @@ def get_contract_schema(_: Connection) -> Response:
     return json_response(contract.SCHEMA)
 
 
+def _may_see(principal: Principal, owner_ids: set[str]) -> bool:
+    return principal.owner_id in owner_ids or principal.has_role("admin")
+
+
 def _visible(connection: Connection, principal: Principal, delegation_id: str) -> Any:
     """Return a delegation as it is now, if the caller may see it. Raises ``NotAParty``."""
     row = queries.find_delegation(connection, delegation_id)
-    owners = (row.requester_owner_id, row.delegate_owner_id)
-    if principal.owner_id not in owners and not principal.has_role("admin"):
+    if not _may_see(principal, {row.requester_owner_id, row.delegate_owner_id}):
         raise NotAParty("the delegation is between agents of other owners")
     return documents.effective(row, clock.now())
 
 
-@blueprint.read("/<delegation_id>", returns=answers.DelegationOut(), problems=(404,), role="viewer")
+@blueprint.read(
+    "/legacy", query=PageQuery(), returns=legacy.LegacyDelegationListOut(), role="viewer"
+)
+def list_legacy(connection: Connection, principal: Principal, query: Body) -> Response:
+    """List imported delegations of your agents on either side; an operator's list has all."""
+    limit, cursor = query["limit"], query["cursor"]
+    owner_id = None if principal.has_role("admin") else principal.owner_id
+    before = _position(cursor) if cursor else None
+    rows = queries.list_legacy_records(
+        connection, owner_id=owner_id, limit=limit + 1, before=before
+    )
+    following = _cursor(rows[limit - 1]) if len(rows) > limit else None
+    return json_response(
+        {
+            "data": [documents.legacy_document(row) for row in rows[:limit]],
+            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
+        },
+        link=next_link(following, limit=limit),
+    )
+
+
+@blueprint.read(
+    "/<delegation_id>", returns=legacy.AnyDelegationOut(), problems=(404,), role="viewer"
+)
 def get_delegation(connection: Connection, principal: Principal, delegation_id: str) -> Response:
-    """Show a delegation."""
-    row = _visible(connection, principal, delegation_id)
+    """Show a delegation, or one that was imported from an earlier service."""
+    try:
+        row = _visible(connection, principal, delegation_id)
+    except DelegationNotFound:
+        record = queries.find_legacy_record(connection, delegation_id)
+        # Who owns the agents is asked now: when they were imported nobody may have.
+        parties = find_parties(connection, (record.requester_agent_id, record.delegate_agent_id))
+        if not _may_see(principal, {party.owner_id for party in parties.values()}):
+            raise NotAParty("the delegation is between agents of other owners") from None
+        return json_response(documents.legacy_document(record))
     events = queries.list_events(connection, delegation_id)
     return json_response(documents.delegation_document(row, events))
 

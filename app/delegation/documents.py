@@ -115,6 +115,19 @@ def summary_document(row: Any) -> dict[str, Any]:
     }
 
 
+def working_document(delegation: Any) -> dict[str, Any]:
+    """Return what a worker must know while it works."""
+    document = summary_document(delegation)
+    budget = budget_of(delegation)
+    shown = ("delegation_id", "status", "cancel_requested", "budget_controls", "actual_cost_usd")
+    return {
+        **{name: document[name] for name in shown},
+        "lease_expires_at": _time(delegation.lease_expires_at),
+        "deadline_at": _time(delegation.deadline_at),
+        "remaining_usd": to_usd(max(0, budget.authorized - budget.metered)),
+    }
+
+
 def delegation_document(row: Any, events: Sequence[Any]) -> dict[str, Any]:
     """Return a delegation with its task, its terms, its decision and the stages it has reached."""
     return summary_document(row) | {
@@ -224,3 +237,22 @@ def audit_trail(events: Sequence[Any], metering: Sequence[Any]) -> list[dict[str
     ]
     merged = sorted(transitions + usage, key=lambda entry: entry[:3])
     return [entry for *_, entry in merged[-MAX_TRAIL:]]
+
+
+def legacy_document(row: Any) -> dict[str, Any]:
+    """Return an imported record as clients read it: what is known, and the record as it was."""
+    record = orjson.loads(row.record)
+    return {
+        "delegation_id": row.id,
+        "legacy": True,
+        "status": row.status,
+        "requester_agent_id": row.requester_agent_id,
+        "delegate_agent_id": row.delegate_agent_id,
+        "estimated_cost_usd": record.get("estimated_cost_usd"),
+        "max_budget_usd": record.get("max_budget_usd"),
+        "actual_cost_usd": record.get("actual_cost_usd"),
+        "allowed_commands": [],
+        "created_at": clock.isoformat(row.created_at),
+        "updated_at": clock.isoformat(row.updated_at),
+        "record": orjson.Fragment(row.record),
+    }

@@ -149,3 +149,46 @@ class DelegationEvent(Base):
     key_id: Mapped[str | None] = mapped_column(String(16))
     details: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class ImportRun(Base):
+    """A file of the service before this one that was imported. Rows never change.
+
+    There is one for each kind at most, so that nothing is imported twice.
+    """
+
+    __tablename__ = "delegation_import_runs"
+    __table_args__ = (CheckConstraint("kind IN ('records', 'balances')", name="kind_known"),)
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    file: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    rows: Mapped[int] = mapped_column(Integer)
+    total_micros: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class LegacyRecord(Base):
+    """A delegation of the service before this one, kept as it was. Rows never change.
+
+    Nothing of what is true of a ``Delegation`` need be true of it, so it is none: it has no money,
+    no events and no commands. ``record`` is its JSON text, ``number`` its row in the file.
+    """
+
+    __tablename__ = "delegation_legacy_records"
+    __table_args__ = (
+        Index("ix_delegation_legacy_records_created_at_id", "created_at", "id"),
+        *(
+            Index(f"ix_delegation_legacy_records_{side}_created_at_id", side, "created_at", "id")
+            for side in ("requester_agent_id", "delegate_agent_id")
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(bytewise(128), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer)
+    requester_agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    delegate_agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH))
+    status: Mapped[str] = mapped_column(String(24))
+    record: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from app.delegation.errors import DelegationNotFound
 from app.delegation.lifecycle import DELEGATE, REQUESTER
-from app.delegation.models import Delegation, DelegationEvent
+from app.delegation.models import Delegation, DelegationEvent, LegacyRecord
+from app.registry.queries import agents_of
 
 Reader = Connection | Session
 AnyRow = Row[*tuple[Any, ...]]
@@ -36,6 +37,9 @@ _list_events = (
     .order_by(DelegationEvent.number)
     .limit(bindparam("limit"))
 )
+_find_legacy_record = select(*LegacyRecord.__table__.c).where(
+    LegacyRecord.id == bindparam("delegation_id")
+)
 _find_owners = select(Delegation.requester_owner_id, Delegation.delegate_owner_id).where(
     Delegation.id == bindparam("delegation_id")
 )
@@ -47,6 +51,32 @@ def find_delegation(reader: Reader, delegation_id: str) -> AnyRow:
     if row is None:
         raise DelegationNotFound(f"no delegation has the id {delegation_id!r}")
     return row
+
+
+def find_legacy_record(reader: Reader, delegation_id: str) -> AnyRow:
+    """Return an imported record. Raises ``DelegationNotFound``."""
+    row = reader.execute(_find_legacy_record, {"delegation_id": delegation_id}).first()
+    if row is None:
+        raise DelegationNotFound(f"no delegation has the id {delegation_id!r}")
+    return row
+
+
+def list_legacy_records(
+    reader: Reader, *, owner_id: str | None, limit: int, before: tuple[datetime, str] | None
+) -> list[AnyRow]:
+    """Return up to ``limit`` imported records, newest first, older than the position ``before``.
+
+    ``owner_id`` limits them to those with an agent on either side that is the owner's now.
+    """
+    statement = select(*LegacyRecord.__table__.c)
+    if owner_id is not None:
+        mine = agents_of(owner_id)
+        sides = (LegacyRecord.requester_agent_id, LegacyRecord.delegate_agent_id)
+        statement = statement.where(or_(*(side.in_(mine) for side in sides)))
+    if before is not None:
+        statement = statement.where(tuple_(LegacyRecord.created_at, LegacyRecord.id) < before)
+    newest = (LegacyRecord.created_at.desc(), LegacyRecord.id.desc())
+    return list(reader.execute(statement.order_by(*newest).limit(limit)))
 
 
 def find_owners(reader: Reader, delegation_id: str) -> tuple[str, ...]:

@@ -86,7 +86,12 @@ PATH_PARAMETERS = {
         _path_parameter(
             "transaction_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"
         ),
-        _path_parameter("delegation_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"),
+        # Wider than the service's own ids: those of an earlier service were imported as they were.
+        _path_parameter(
+            "delegation_id",
+            "^[0-9A-Za-z][0-9A-Za-z._~@:+-]{0,127}$",
+            "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10",
+        ),
         _path_parameter("namespace", "^@?[a-z0-9][a-z0-9_-]{1,62}$", "@acme"),
     )
 }

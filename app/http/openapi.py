@@ -33,14 +33,18 @@ DOCS_POLICY = (
 
 
 class SchemaPlugin(MarshmallowPlugin):
-    """apispec's marshmallow plugin, adding each schema's example."""
+    """apispec's marshmallow plugin, adding each schema's example and its alternatives."""
 
     def schema_helper(  # type: ignore[override]
         self, name: Any, _: Any, schema: Any = None, **arguments: Any
     ) -> Any:
         described = super().schema_helper(name, _, schema, **arguments)  # type: ignore[no-untyped-call]
         if described is not None:
-            described["examples"] = [_instance(schema).example]
+            instance = _instance(schema)
+            if instance.one_of and self.converter is not None:
+                found = map(self.converter.resolve_nested_schema, instance.one_of)
+                described = {"oneOf": list(found)}
+            described["examples"] = [instance.example]
         return described
 
 

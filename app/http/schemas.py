@@ -8,9 +8,13 @@ import marshmallow as ma
 
 
 class Schema(ma.Schema):
-    """A closed object. ``example`` is shown in the OpenAPI document and held valid by a test."""
+    """A closed object. ``example`` is shown in the OpenAPI document and held valid by a test.
+
+    One that is ``one_of`` several others has no members of its own.
+    """
 
     example: ClassVar[dict[str, Any]]
+    one_of: ClassVar[tuple[type[Schema], ...]] = ()
 
     class Meta:
         unknown = ma.RAISE

@@ -35,7 +35,8 @@ from app.registry.models import (
     TrustEvidence,
     Version,
 )
-from app.registry.names import MAX_VERSION_LENGTH, is_agent_id
+from app.registry.names import MAX_VERSION_LENGTH
+from app.registry.names import is_agent_id as is_agent_id
 from app.registry.parties import EVIDENCE, Reader
 
 # Offered to other scopes with all else that is read of the registry.
@@ -109,6 +110,15 @@ def find_owner(reader: Reader, agent_id: str) -> str:
     if not found:
         raise AgentNotFound(f"no agent has the id {agent_id!r}")
     return str(found)
+
+
+def agents_of(owner_id: str) -> AnySelect:
+    """Select the ids of an owner's agents."""
+    return (
+        select(Agent.id)
+        .join(Namespace, Namespace.name == Agent.namespace)
+        .where(Namespace.owner_id == owner_id)
+    )
 
 
 def find_agent(reader: Reader, agent_id: str) -> Any:

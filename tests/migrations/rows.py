@@ -220,6 +220,23 @@ DELEGATION: dict[str, Any] = {
         "details": "{}",
         "at": NOW,
     },
+    "delegation_import_runs": {
+        "kind": "records",
+        "file": "records.json",
+        "sha256": "0" * 64,
+        "rows": 1,
+        "finished_at": NOW,
+    },
+    "delegation_legacy_records": {
+        "id": "del-17",
+        "number": 0,
+        "requester_agent_id": "@acme:mailer",
+        "delegate_agent_id": "@acme:reader",
+        "status": "completed",
+        "record": "{}",
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
 }
 
 # Rows of every table, parents first. A table that is missing here fails test_rows.py.

@@ -18,8 +18,12 @@ from tests.migrations.schema import describe, triggers
 APPEND_ONLY = {
     "registry": ("registry_evaluations", "registry_usage_reports", "registry_versions"),
     "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals", "ledger_metering_events"),
-    "delegation": ("delegation_events",),
     "access": ("access_admin_actions",),
+    "delegation": (
+        "delegation_events",
+        "delegation_import_runs",
+        "delegation_legacy_records",
+    ),
 }
 TABLES = [(scope, table) for scope, tables in APPEND_ONLY.items() for table in tables]
 ACTIONS = {"sqlite": ("delete", "update"), "postgresql": ("delete", "truncate", "update")}

@@ -20,6 +20,7 @@ from app.ops.terminal import (
 )
 
 MAX_SHOWN = 100
+MAX_NAMED = 10
 _path = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -66,10 +67,12 @@ def _print_report(report: Report) -> None:
     for one in report.files:
         total = "" if one.total_usd is None else f", {one.total_usd} USD"
         console.print(f"{one.file}: {one.rows} {one.kind} {one.state}{total}", soft_wrap=True)
-    if report.unregistered_agents:
+    found = report.unregistered_agents
+    if found:
+        more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
         console.print(
-            f"{len(report.unregistered_agents)} agents with a balance are not registered; whoever"
-            f" registers one has its money: {', '.join(report.unregistered_agents[:MAX_SHOWN])}",
+            f"{len(found)} agents with a balance are not registered; whoever registers one has its"
+            f" money: {', '.join(found[:MAX_NAMED])}{more}",
             soft_wrap=True,
         )
 

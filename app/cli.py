@@ -45,7 +45,6 @@ from app.ops.terminal import (
 )
 from app.ops.tracks import OutdatedSchema
 
-
 # What a command may find that the operator can mend; the message says how.
 EXPECTED = (SettingsError, OutdatedSchema, AddressUnavailable, CommandError, SnapshotRefused)
 

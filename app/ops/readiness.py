@@ -22,6 +22,8 @@ from app.ledger.reconciliation import reconcile
 from app.ops.client import CallFailed
 from app.ops.funnel import rates, read_funnel
 from app.ops.journey import Journey
+from app.ops.snapshot.archive import open_snapshot
+from app.ops.snapshot.errors import SnapshotRefused
 from app.ops.tracks import CURRENT, read_tracks
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -158,22 +160,26 @@ def check_configuration(settings: Settings, url: str) -> Iterator[Check]:
     )
 
 
-def check_backups(database: Database, folder: Path | None, max_age: timedelta) -> Check:
+def check_backups(database: Database, folder: Path | None, max_age: timedelta) -> Iterator[Check]:
     """Look for the newest backup: a snapshot in ``folder``, or the last archived WAL segment."""
-    moments = [
-        datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        for path in (folder.glob("*.snapshot") if folder else ())
-    ]
+    remedy = "docs/operations.md, Backup"
+    moments = []
+    for path in sorted(folder.glob("*.snapshot")) if folder else ():
+        try:
+            with open_snapshot(path) as found:
+                moments.append(datetime.fromisoformat(found.manifest.taken_at))
+        except SnapshotRefused as error:
+            yield Check("backups", path.name, FAIL, str(error), "agenthub snapshot verify")
     if not database.settings.is_sqlite:
         with database.read() as connection:
             archived = connection.scalar(text("SELECT last_archived_time FROM pg_stat_archiver"))
-        moments += [archived.astimezone(UTC)] if archived else []
+        moments += [archived] if archived else []
     if not moments:
-        return Check("backups", "age", FAIL, "none found", "docs/operations.md, Backup")
+        yield Check("backups", "age", FAIL, "none found", remedy)
+        return
     newest = max(moments)
-    age = clock.now() - newest
-    detail = f"the newest is of {clock.isoformat(newest)}"
-    return _check("backups", "age", age <= max_age, detail, "docs/operations.md, Backup")
+    detail = f"the newest is of {clock.isoformat(newest.astimezone(UTC))}"
+    yield _check("backups", "age", clock.now() - newest <= max_age, detail, remedy)
 
 
 def check_funnel(path: Path, least: Mapping[str, float]) -> Iterator[Check]:

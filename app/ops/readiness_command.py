@@ -76,7 +76,7 @@ def readiness(
             *check_journey(Journey(url, operator_key)),
             *check_database(settings, database),
             *check_configuration(settings, url),
-            check_backups(database, backups, timedelta(hours=backup_hours)),
+            *check_backups(database, backups, timedelta(hours=backup_hours)),
         ]
     try:
         checks += check_funnel(funnel, least) if funnel else []

@@ -28,6 +28,7 @@ class Server:
             "AGENTHUB_DATABASE_URL": settings.url.render_as_string(hide_password=False),
             "AGENTHUB_DATA_DIR": str(settings.data_dir),
             "AGENTHUB_KEY_PEPPER": settings.key_pepper or "",
+            "AGENTHUB_RATE_LIMIT_PER_MINUTE": "0",
             "AGENTHUB_PORT": self.url.rpartition(":")[2],
         }
         with self.log.open("w") as log:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,19 +11,21 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from app import clock
 from app.access.service import bootstrap_admin
 from app.config import Settings
 from app.db import Database
 from app.ops.funnel import FunnelUnusable, read_funnel
 from app.ops.journey import REQUESTER, Journey
 from app.ops.readiness import (
-    Check,
     check_backups,
     check_configuration,
     check_database,
     check_funnel,
     check_journey,
 )
+from app.ops.snapshot.create import create
+from app.ops.snapshot.progress import Silence
 from tests.cli.test_commands import Shell
 from tests.conftest import PEPPER, settings_for
 from tests.reliability.server import Server, make_client, url_of
@@ -128,16 +128,18 @@ def test_settings_are_judged(settings: Settings) -> None:
 
 
 def test_a_backup_has_an_age(database: Database, tmp_path: Path) -> None:
-    def look() -> Check:
-        return check_backups(database, tmp_path, timedelta(hours=26))
+    def look() -> list[tuple[str, str]]:
+        checks = check_backups(database, tmp_path, timedelta(hours=26))
+        return [(check.subject, check.outcome) for check in checks]
 
-    assert look().outcome == "fail"
-    backup = tmp_path / "a.snapshot"
-    backup.write_bytes(b"")
-    assert look().outcome == "pass"
-    long_ago = time.time() - 27 * 3600
-    os.utime(backup, (long_ago, long_ago))
-    assert look().outcome == "fail"
+    assert look() == [("age", "fail")]
+    create(database, tmp_path / "a.snapshot", Silence())
+    assert look() == [("age", "pass")]
+    tomorrow = clock.now() + timedelta(hours=27)
+    with clock.frozen(lambda: tomorrow):
+        assert look() == [("age", "fail")]
+    (tmp_path / "b.snapshot").write_bytes(b"half a file")
+    assert look() == [("b.snapshot", "fail"), ("age", "pass")]
 
 
 FUNNEL = {"visitors": 100, "signups": 15, "activated": 6, "paid": 2}

@@ -154,12 +154,12 @@ class TestRestoring:
         older = rewrite(file, lambda _: None, revisions=revisions | {"registry": "registry_0001"})
         refuse(there, older, "a table that its revision has not: registry_trust_evidence")
         none = rewrite(file, lambda _: None, revisions={"registry": revisions["registry"]})
-        refuse(there, none, "a table that its revision has not: access_api_keys|access_owners")
+        refuse(there, none, "a table that its revision has not: access_")
 
     def test_a_database_in_use(self, file: Path, target: str, new_database: NewDatabase) -> None:
         there = new_database(target)
         bring_back(there, file)
-        refuse(there, file, "is not empty: access_api_keys and [0-9]+ more tables hold rows")
+        refuse(there, file, "is not empty: access_admin_actions and [0-9]+ more tables hold rows")
 
     def test_an_absent_database_stays_absent(
         self, file: Path, target: str, new_database: NewDatabase
@@ -191,10 +191,12 @@ def test_no_byte_can_change_unseen(file: Path) -> None:
 
 
 def _bytes_without_meaning(file: Path) -> set[int]:
-    """Return where the archive is only filled up: after members, and at its end."""
+    """Return where the archive is only filled up: in headers, after members, and at its end."""
     found: set[int] = set()
     with tarfile.open(file) as archive:
         for member in archive.getmembers():
+            # What follows the NUL that ends a header's checksum.
+            found.add(member.offset_data - 512 + 155)
             end = member.offset_data + member.size
             found |= set(range(end, end + -end % 512))
         found |= set(range(end, file.stat().st_size))

@@ -102,7 +102,12 @@ class Server:
         self.folder = folder
         self.command = command
         self.port = free_port()
-        self.settings = {"WORKERS": 2, "LOG_LEVEL": "warning", **settings}
+        self.settings = {
+            "WORKERS": 2,
+            "LOG_LEVEL": "warning",
+            "RATE_LIMIT_PER_MINUTE": 0,
+            **settings,
+        }
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 

@@ -28,6 +28,7 @@ from app.ops.snapshot.manifest import Manifest
 from app.ops.snapshot.progress import Watch
 from app.ops.snapshot.tables import Table, database_tables, digest_rows, scope_of
 from app.ops.tracks import (
+    CURRENT,
     UNKNOWN,
     alembic_config,
     migrating,
@@ -115,8 +116,9 @@ def _restore(
     _prove_rows(connection, manifest, watch)
     for content in manifest.contents:
         reset_numbering(connection, content.table)
-    watch.step("upgrading")
-    _alembic(connection, settings, "heads")
+    if any(track.state != CURRENT for track in read_tracks(connection)):
+        watch.step("upgrading")
+        _alembic(connection, settings, "heads")
     require_current(connection)
     _prove_ledger(connection, manifest, watch)
     revisions = {t.scope: t.revision for t in read_tracks(connection) if t.revision}

@@ -31,9 +31,9 @@ def later_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     home.mkdir()
     add_revision(copy_migrations(home), "registry")
     monkeypatch.setattr(tracks, "migrations_home", lambda: home)
-    tracks._heads.cache_clear()
+    tracks._revisions.cache_clear()
     yield home
-    tracks._heads.cache_clear()
+    tracks._revisions.cache_clear()
 
 
 def journal(settings: Settings) -> list[tuple[str, str, str]]:
@@ -181,7 +181,7 @@ def test_the_remedy_for_a_track_of_a_later_release_works(
 ) -> None:
     tracks.upgrade_all(settings)
     monkeypatch.undo()  # Back to this release, which lacks the revision.
-    tracks._heads.cache_clear()
+    tracks._revisions.cache_clear()
 
     found = state(settings, "registry")
     head = revisions_of("registry")[-1]

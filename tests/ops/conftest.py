@@ -47,6 +47,8 @@ def place(
 ) -> Iterator[Place]:
     """A filled database."""
     original = filled(dialect)
+    # Each test remembers its own writes.
+    original = replace(original, answers=dict(original.answers))
     source = str(original.settings.url.database)
     if dialect == "sqlite":
         shutil.copy(source, tmp_path / "agenthub.db")

@@ -31,6 +31,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.http.problems import register_error_handlers
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
+    from app.notification.blueprint import blueprint as notification
     from app.registry.blueprint import blueprint as registry
 
     settings = settings or Settings.from_env()
@@ -45,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_hooks(app)
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (registry, ledger, metering, delegation, audit, health):
+    for blueprint in (registry, ledger, metering, delegation, notification, audit, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
     return app

@@ -27,6 +27,7 @@ from app.ops import demo_delegation as delegation
 from app.ops import doctor as diagnosis
 from app.ops import tracks as migration
 from app.ops.client import Call, CallFailed, send
+from app.ops.deliverer import deliver_due
 from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.readiness_command import readiness
 from app.ops.server import AddressUnavailable, require_address
@@ -292,6 +293,21 @@ def sweep(as_json: bool) -> None:
         print_json({"closed": closed})
     else:
         console.print(f"{len(closed)} overdue delegations closed.")
+
+
+@main.command("deliver-webhooks")
+@json_option
+def deliver_webhooks(as_json: bool) -> None:
+    """Attempt every webhook delivery that is due. A running server does so every second."""
+    with open_database() as (settings, database):
+        counts = deliver_due(database, load_pepper(settings))
+    if as_json:
+        print_json({name: counts[name] for name in ("delivered", "failed", "dead")})
+    else:
+        console.print(
+            f"{counts['delivered']} delivered, {counts['failed']} to be tried again,"
+            f" {counts['dead']} dead."
+        )
 
 
 @main.command()

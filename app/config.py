@@ -144,6 +144,9 @@ class Settings:
     delegation_balances_path: Path | None = _setting(
         None, Path, "agents' balances in an earlier service (JSON), imported once by agenthub up"
     )
+    webhook_allow_private: bool = _setting(
+        False, _flag, "whether webhooks may lead to private addresses, and use plain HTTP"
+    )
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "least severe log line that is written")
     log_format: str = _setting("json", _choice(*LOG_FORMATS), "form of the log lines")
 

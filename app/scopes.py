@@ -9,7 +9,14 @@ from importlib import import_module
 
 from sqlalchemy import MetaData
 
-SCOPES: tuple[str, ...] = ("access", "idempotency", "registry", "ledger", "delegation")
+SCOPES: tuple[str, ...] = (
+    "access",
+    "idempotency",
+    "registry",
+    "ledger",
+    "delegation",
+    "notification",
+)
 
 
 def metadata() -> MetaData:

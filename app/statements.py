@@ -206,6 +206,11 @@ def _row_type(statement: Any) -> tuple[Any, list[Any]]:
     return namedtuple("Row", names), [column.type for column in columns]
 
 
+def _constants(compiled: Any) -> dict[str, Any]:
+    """Return the values that the statement was written with."""
+    return {name: value for name, value in compiled.params.items() if value is not None}
+
+
 class _OnSqlite:
     """A statement on ``sqlite3``."""
 
@@ -213,6 +218,7 @@ class _OnSqlite:
         compiled: Any = statement.compile(dialect=SQLiteDialect_pysqlite(paramstyle="qmark"))
         self.sql: str = compiled.string
         self._names: Sequence[str] = compiled.positiontup
+        self._constants = _constants(compiled)
         self._row, types = _row_type(statement)
         self._converted = [
             (place, _from_sqlite[type(kind)])
@@ -222,8 +228,9 @@ class _OnSqlite:
 
     def run(self, connection: Connection, parameters: Parameters) -> _Outcome:
         cursor = connection.connection.cursor()
+        given = {**self._constants, **parameters}
         try:
-            cursor.execute(self.sql, [_to_sqlite(parameters[name]) for name in self._names])
+            cursor.execute(self.sql, [_to_sqlite(given[name]) for name in self._names])
             rows = cursor.fetchall() if self._row else ()
             count = cursor.rowcount
         finally:
@@ -262,15 +269,17 @@ class _OnPostgresql:
         self.sql: str = compiled.string
         self._sql = self.sql.encode()
         self._names: Sequence[str] = compiled.positiontup or ()
+        self._constants = _constants(compiled)
         self._row, types = _row_type(statement)
         self._from_text = [_from_postgresql(kind) for kind in types]
 
     def run(self, connection: Connection, parameters: Parameters) -> _Outcome:
         pooled = connection.connection
         libpq: Any = pooled.dbapi_connection.pgconn  # type: ignore[union-attr]
+        given = {**self._constants, **parameters}
         values, formats = [], []
         for parameter in self._names:
-            value, kind = _to_postgresql(parameters[parameter])
+            value, kind = _to_postgresql(given[parameter])
             values.append(value)
             formats.append(kind)
         if connection.get_execution_options()[PREPARED]:

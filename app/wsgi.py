@@ -13,6 +13,7 @@ from app import create_app
 from app.config import Settings
 from app.http.context import EXTENSION, Services
 from app.logs import configure_logging
+from app.ops.deliverer import Deliverer
 from app.ops.maintenance import Maintenance, RateSharing, Sweeper
 from app.ops.tracks import require_current
 
@@ -31,5 +32,6 @@ def application() -> Flask:
     Maintenance(services.database, services.key_usage).start()
     RateSharing(services.database, services.rate_limiter).start()
     Sweeper(services.database).start()
+    Deliverer(services.database, services.pepper).start()
     structlog.get_logger("agenthub").info("server.ready", database=settings.url.get_backend_name())
     return app

@@ -107,6 +107,15 @@ def test_a_condition_takes_any_number_of_names(database: Database) -> None:
             assert found == sorted(name for name in names if name != "nobody")
 
 
+def test_a_value_of_the_statement_itself_needs_not_be_given(database: Database) -> None:
+    find = Statement(
+        select(Owner.name).where(Owner.name == bindparam("name"), Owner.created_at == NOON)
+    )
+    with database.transaction() as session:
+        insert_owners.run(session, [owner("a"), owner("b", NOON + timedelta(seconds=1))])
+        assert [len(find.all(session, {"name": name})) for name in ("a", "b")] == [1, 0]
+
+
 def test_a_refused_row_is_an_integrity_error_that_names_the_constraint(database: Database) -> None:
     with pytest.raises(IntegrityError, match="name"), database.transaction() as session:
         insert_owners.run(session, [owner("a"), owner("a")])

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.delegation import breaker, lifecycle, payloads, policy
+from app.delegation.announcements import announce
 from app.delegation.errors import (
     CapabilityUnknown,
     DelegateInactive,
@@ -381,3 +382,4 @@ def _write(session: Session, actor: Actor, created: Sequence[Created]) -> None:
     ledger.book(session, movements, actor.owner_id)
     record_events(session, [event for one in created for event in one.metering])
     record_outcomes(session, evidence(one.row for one in created))
+    announce(session, [(one.row, one.events) for one in created])

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app import clock
 from app.delegation import lifecycle
+from app.delegation.announcements import announce
 from app.delegation.errors import (
     BudgetStopped,
     CommandNotAllowed,
@@ -131,20 +132,20 @@ def record(
     actor: Actor | None = None,
     **details: Any,
 ) -> None:
-    """Add an event in the delegation's present status; ``actor`` None is the system."""
+    """Add an event in the present status and tell of it; ``actor`` None is the system."""
     delegation.events += 1
-    session.add(
-        DelegationEvent(
-            delegation_id=delegation.id,
-            number=delegation.events,
-            kind=kind,
-            status=delegation.status,
-            actor=actor_id,
-            key_id=actor.key_id if actor else None,
-            details=orjson.dumps(details).decode(),
-            at=delegation.updated_at,
-        )
+    event = DelegationEvent(
+        delegation_id=delegation.id,
+        number=delegation.events,
+        kind=kind,
+        status=delegation.status,
+        actor=actor_id,
+        key_id=actor.key_id if actor else None,
+        details=orjson.dumps(details).decode(),
+        at=delegation.updated_at,
     )
+    session.add(event)
+    announce(session, [(vars(delegation), [vars(event)])])
 
 
 def close(

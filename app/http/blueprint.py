@@ -92,6 +92,8 @@ PATH_PARAMETERS = {
             "^[0-9A-Za-z][0-9A-Za-z._~@:+-]{0,127}$",
             "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10",
         ),
+        _path_parameter("webhook_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10"),
+        _path_parameter("delivery_id", "^[0-9a-f-]{36}$", "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a11"),
         _path_parameter("namespace", "^@?[a-z0-9][a-z0-9_-]{1,62}$", "@acme"),
     )
 }

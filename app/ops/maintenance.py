@@ -18,6 +18,7 @@ from app.delegation.transitions import close_overdue
 from app.errors import DomainError
 from app.idempotency.service import drop_expired_bodies
 from app.ledger.seals import seal_pending
+from app.notification.deliveries import prune
 
 MAINTENANCE_SECONDS = 30.0
 SWEEP_SECONDS = 2.0
@@ -67,7 +68,7 @@ class Periodic(ABC):
 
 
 class Maintenance(Periodic):
-    """Stores when keys were used, drops expired answers, seals the ledger."""
+    """Stores when keys were used, drops expired answers and old deliveries, seals the ledger."""
 
     def __init__(
         self, database: Database, key_usage: KeyUsage, interval: float = MAINTENANCE_SECONDS
@@ -85,6 +86,8 @@ class Maintenance(Periodic):
             dropped = drop_expired_bodies(session)
         with self._database.transaction() as session:
             seal_pending(session)
+        with self._database.transaction() as session:
+            prune(session)
         if dropped:
             log.info("maintenance.expired_answers_dropped", count=dropped)
 

@@ -16,6 +16,7 @@ from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_li
 from app.http.responses import expected_revisions, json_response
 from app.ledger.metering import record_operation
 from app.ledger.service import open_agent_account
+from app.notification.service import Event, publish
 from app.registry import answers, documents, evidence, queries, schemas, service
 from app.registry.errors import NamespaceNotFound
 from app.registry.names import normalize_namespace
@@ -33,6 +34,8 @@ def register_agent(session: Session, principal: Principal, body: dict[str, Any])
     )
     _open_account(session, principal, agent_id)
     _meter(session, principal, "agent.register", agent_id=agent_id)
+    version = body["manifest"]["identity"]["version"]
+    _tell(session, principal, "agent.registered", agent_id=agent_id, version=version)
     return _agent_response(session, agent_id)
 
 
@@ -45,6 +48,16 @@ def _open_account(session: Session, principal: Principal, agent_id: str) -> None
 def _meter(session: Session, principal: Principal, operation: str, **metadata: str) -> None:
     """Record what was done for the caller, in the transaction that does it."""
     record_operation(session, principal.owner_id, principal.owner_name, operation, metadata)
+
+
+def _tell(session: Session, principal: Principal, event_type: str, **data: str) -> None:
+    """Tell the agent's owner's webhooks, in the transaction that does it."""
+    event = Event(event_type, (principal.owner_id,), clock.now(), lambda: data)
+    publish(session, event.owner_ids, [event])
+
+
+def _tell_status(session: Session, principal: Principal, agent_id: str, status: str) -> None:
+    _tell(session, principal, "agent.status_changed", agent_id=agent_id, status=status)
 
 
 @blueprint.read("/agents", query=schemas.AgentListQuery(), returns=answers.AgentListOut())
@@ -103,11 +116,14 @@ def publish_version(
     session: Session, principal: Principal, body: dict[str, Any], agent_id: str
 ) -> Response:
     """Publish a further version of an agent, and make the agent active."""
-    service.publish_version(
+    revived = service.publish_version(
         session, principal.owner_id, agent_id, body["manifest"], expected_revisions()
     )
     version = body["manifest"]["identity"]["version"]
     _meter(session, principal, "agent.publish", agent_id=agent_id, version=version)
+    _tell(session, principal, "version.published", agent_id=agent_id, version=version)
+    if revived:
+        _tell_status(session, principal, agent_id, service.ACTIVE)
     return _agent_response(session, agent_id)
 
 
@@ -120,7 +136,8 @@ def publish_version(
 )
 def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Response:
     """Deprecate an agent. Its history stays and can be read."""
-    service.deprecate_agent(session, principal.owner_id, agent_id, expected_revisions())
+    if service.deprecate_agent(session, principal.owner_id, agent_id, expected_revisions()):
+        _tell_status(session, principal, agent_id, service.DEPRECATED)
     _meter(session, principal, "agent.deprecate", agent_id=agent_id)
     return json_response(
         {"id": agent_id, "status": service.DEPRECATED}, location=f"/v1/agents/{agent_id}"
@@ -206,6 +223,8 @@ def record_evaluation(
         evaluated_at=body["evaluated_at"] or clock.now(),
     )
     evaluation = service.record_evaluation(session, principal.owner_id, agent_id, version, result)
+    known = {"agent_id": agent_id, "version": version, "evaluation_id": evaluation.id}
+    _tell(session, principal, "evaluation.recorded", **known)
     return json_response(
         documents.evaluation_document(evaluation),
         location=f"/v1/agents/{agent_id}/versions/{version}/evals",
@@ -280,6 +299,14 @@ def fork_agent(
     _open_account(session, principal, forked_id)
     _meter(session, principal, "agent.fork", agent_id=forked_id, source_agent_id=agent_id)
     forked = documents.agent_document(queries.find_agent(session, forked_id))
+    _tell(
+        session,
+        principal,
+        "agent.registered",
+        agent_id=forked_id,
+        version=forked["latest_version"],
+        forked_from=agent_id,
+    )
     return json_response(
         {"source_agent_id": agent_id, "forked_agent": forked}, location=f"/v1/agents/{forked_id}"
     )

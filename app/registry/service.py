@@ -130,8 +130,8 @@ def publish_version(
     agent_id: str,
     manifest: Mapping[str, Any],
     expected_revisions: Collection[int] | None = None,
-) -> None:
-    """Publish a further version of an agent and make the agent active.
+) -> bool:
+    """Publish a further version of an agent; return whether that made the agent active again.
 
     Raises ``AgentNotFound``, ``NotOwner``, ``AgentChanged``, ``ManifestMismatch`` and
     ``VersionExists``.
@@ -156,8 +156,10 @@ def publish_version(
         .order_by(Version.prerelease, Version.precedence.desc())
         .limit(1)
     ).one()
+    revived = agent.status != ACTIVE
     _set_status(session, agent, ACTIVE)
     _touch(session, agent)
+    return revived
 
 
 def deprecate_agent(
@@ -165,15 +167,17 @@ def deprecate_agent(
     owner_id: str,
     agent_id: str,
     expected_revisions: Collection[int] | None = None,
-) -> None:
-    """Deprecate an agent; its history stays, and doing so again changes nothing.
+) -> bool:
+    """Deprecate an agent; its history stays. Return False if it was deprecated already.
 
     Raises ``AgentNotFound``, ``NotOwner`` and ``AgentChanged``.
     """
     agent = _lock_agent(session, owner_id, agent_id, expected_revisions)
-    if agent.status != DEPRECATED:
-        _set_status(session, agent, DEPRECATED)
-        _touch(session, agent)
+    if agent.status == DEPRECATED:
+        return False
+    _set_status(session, agent, DEPRECATED)
+    _touch(session, agent)
+    return True
 
 
 def fork_agent(

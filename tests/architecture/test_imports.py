@@ -97,9 +97,9 @@ def test_the_foundation_knows_no_scope(module: str) -> None:
 # models, and whatever else is in them, stay their own.
 EDGE = ("blueprint", "commands")
 OFFERED = ("service", "queries", "errors", "reconciliation", "metering")
-# Delegation is made of what these offer: it pins agents, moves money and counts outcomes in the
-# transaction of each of its transitions.
-COMPOSED = {"delegation": ("registry", "ledger", "idempotency")}
+# Delegation is made of what these offer: it pins agents, moves money, counts outcomes and tells of
+# them in the transaction of each of its transitions.
+COMPOSED = {"delegation": ("registry", "ledger", "idempotency", "notification")}
 
 
 def is_edge(module: str) -> bool:
@@ -149,6 +149,7 @@ PURE = (
     ".policy",
     ".contract",
     ".settlement",
+    ".signing",
 )
 
 

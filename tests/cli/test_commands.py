@@ -165,3 +165,8 @@ def test_looking_makes_no_database(tmp_path: Path) -> None:
         assert done.returncode in (1, 2)
         assert "agenthub up" in done.stdout + done.stderr
     assert not (tmp_path / "nothing").exists()
+
+
+def test_webhooks_can_be_delivered_by_hand(shell: Shell) -> None:
+    assert shell.json("deliver-webhooks") == {"delivered": 0, "failed": 0, "dead": 0}
+    assert "0 delivered" in shell.run("deliver-webhooks").stdout

@@ -33,6 +33,7 @@ def test_ready_names_every_track(anyone: Api) -> None:
         ("registry", "current"),
         ("ledger", "current"),
         ("delegation", "current"),
+        ("notification", "current"),
     }
 
 

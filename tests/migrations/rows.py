@@ -239,6 +239,37 @@ DELEGATION: dict[str, Any] = {
     },
 }
 
+WEBHOOK, MESSAGE = (f"00000000-0000-7000-8000-00000000000{n}" for n in (5, 6))
+NOTIFICATION: dict[str, Any] = {
+    "notification_subscriptions": {
+        "id": WEBHOOK,
+        "owner_id": OWNER,
+        "url": "https://example.com/hooks",
+        "event_types": '["*"]',
+        "description": "",
+        "status": "active",
+        "secret_salt": "s" * 43,
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
+    "notification_events": {
+        "id": MESSAGE,
+        "type": "agent.registered",
+        "payload": "{}",
+        "occurred_at": NOW,
+    },
+    "notification_deliveries": {
+        "id": "00000000-0000-7000-8000-000000000007",
+        "event_id": MESSAGE,
+        "subscription_id": WEBHOOK,
+        "status": "pending",
+        "attempts": 1,
+        "failures": 1,
+        "next_attempt_at": NOW,
+        "created_at": NOW,
+    },
+}
+
 # Rows of every table, parents first. A table that is missing here fails test_rows.py.
 ROWS: dict[str, dict[str, Any]] = {
     "access": ACCESS,
@@ -246,6 +277,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "registry": REGISTRY,
     "ledger": LEDGER,
     "delegation": DELEGATION,
+    "notification": NOTIFICATION,
 }
 
 

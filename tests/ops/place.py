@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from app import create_app
+from app.access.models import Owner
 from app.access.service import create_key
 from app.config import Settings
 from app.db import Database
 from app.http.context import EXTENSION
 from app.ledger.seals import seal_pending
 from app.logs import configure_logging
+from app.notification.service import subscribe
 from app.ops.snapshot.create import create
 from app.ops.snapshot.progress import Silence
 from app.ops.tracks import upgrade_all
@@ -94,6 +97,8 @@ def fill(settings: Settings) -> Place:
     with database.transaction() as session:
         for owner, role in (("acme", "developer"), ("globex", "developer"), ("boss", "admin")):
             place.keys[owner] = create_key(session, PEPPER.encode(), owner, role).secret
+        acme = session.scalars(select(Owner.id).where(Owner.name == "acme")).one()
+        subscribe(session, acme, "https://hooks.example.com/agenthub", ["*"], "Everything")
     with place.open() as shop:
         _trade(shop)
         with database.transaction() as session:

@@ -1,0 +1,1 @@
+"""Telling owners what happens to their agents: events, webhooks, deliveries."""

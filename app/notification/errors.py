@@ -1,0 +1,33 @@
+"""What the notification scope refuses."""
+
+from app.errors import Conflict, NotFound
+
+
+class WebhookNotFound(NotFound):
+    """No webhook of yours has this id."""
+
+    code = "webhook_not_found"
+
+
+class DeliveryNotFound(NotFound):
+    """The webhook has no delivery with this id; finished ones are dropped after some time."""
+
+    code = "delivery_not_found"
+
+
+class TooManyWebhooks(Conflict):
+    """An owner has at most 20 webhooks; delete one, or give one of them more event types."""
+
+    code = "too_many_webhooks"
+
+
+class WebhookNotActive(Conflict):
+    """The webhook is paused or disabled; make it active first."""
+
+    code = "webhook_not_active"
+
+
+class DeliveryPending(Conflict):
+    """The delivery is not finished, so it is under way already."""
+
+    code = "delivery_pending"

@@ -1,0 +1,75 @@
+"""Reading subscriptions and deliveries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+from sqlalchemy.orm import Session
+
+from app.notification.errors import WebhookNotFound
+from app.notification.models import Delivery, Event, Subscription
+
+Reader = Connection | Session
+AnyRow = Row[*tuple[Any, ...]]
+
+_columns = tuple(Subscription.__table__.c)
+_delivery = select(*Delivery.__table__.c, Event.type, Event.payload).join(
+    Event, Event.id == Delivery.event_id
+)
+
+
+def find_subscription(reader: Reader, subscription_id: str, owner_id: str | None) -> AnyRow:
+    """Return a subscription of an owner, or of anybody for ``None``.
+
+    Raises ``WebhookNotFound`` for another owner's, too, so that it is not told apart.
+    """
+    statement = select(*_columns).where(Subscription.id == subscription_id)
+    if owner_id is not None:
+        statement = statement.where(Subscription.owner_id == owner_id)
+    row = reader.execute(statement).first()
+    if row is None:
+        raise WebhookNotFound(f"no webhook of yours has the id {subscription_id!r}")
+    return row
+
+
+def list_subscriptions(
+    reader: Reader, owner_id: str | None, *, limit: int, after: str = ""
+) -> list[AnyRow]:
+    """Return up to ``limit`` subscriptions of an owner (``None``: of all), oldest first."""
+    statement = select(*_columns).where(Subscription.id > after)
+    if owner_id is not None:
+        statement = statement.where(Subscription.owner_id == owner_id)
+    return list(reader.execute(statement.order_by(Subscription.id).limit(limit)))
+
+
+def list_deliveries(
+    reader: Reader,
+    subscription_id: str,
+    *,
+    status: str | None = None,
+    limit: int,
+    before: str | None = None,
+) -> list[AnyRow]:
+    """Return up to ``limit`` deliveries with their events, newest first."""
+    statement = _delivery.where(Delivery.subscription_id == subscription_id)
+    if status is not None:
+        statement = statement.where(Delivery.status == status)
+    if before is not None:
+        statement = statement.where(Delivery.id < before)
+    return list(reader.execute(statement.order_by(Delivery.id.desc()).limit(limit)))
+
+
+def find_delivery(reader: Reader, subscription_id: str, delivery_id: str) -> AnyRow | None:
+    """Return a delivery of a subscription with its event."""
+    return reader.execute(
+        _delivery.where(Delivery.id == delivery_id, Delivery.subscription_id == subscription_id)
+    ).first()
+
+
+def count_waiting(reader: Reader) -> tuple[int, int]:
+    """Return how many deliveries are pending, and how many dead; each count reads a small index."""
+    pending = select(func.count()).where(Delivery.next_attempt_at.is_not(None))
+    dead = select(func.count()).where(Delivery.status == "dead")
+    counts = reader.execute(select(pending.scalar_subquery(), dead.scalar_subquery())).one()
+    return counts[0], counts[1]

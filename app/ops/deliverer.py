@@ -1,0 +1,142 @@
+"""Delivering webhooks: what is due is claimed, sent by a few threads, and recorded."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+import structlog
+
+from app import clock
+from app.db import Database
+from app.notification import deliveries
+from app.notification.deliveries import Claim, Outcome
+from app.notification.sender import send
+from app.notification.signing import signature
+from app.ops.maintenance import Periodic
+
+DELIVER_SECONDS = 1.0
+# How many attempts one process has under way at most.
+SLOTS = 20
+log = structlog.get_logger("agenthub.webhooks")
+
+
+class Deliverer(Periodic):
+    """Delivers what is due, every second."""
+
+    def __init__(
+        self, database: Database, pepper: bytes, interval: float = DELIVER_SECONDS
+    ) -> None:
+        super().__init__(interval)
+        self._database = database
+        self._pepper = pepper
+
+    def round(self) -> None:
+        """Deliver everything that is due."""
+        deliver_due(self._database, self._pepper, stopped=self._stopped.is_set)
+
+    def stop(self) -> None:
+        """Begin no further attempt and wait a little for those under way.
+
+        One that takes longer is repeated by another server, or after the next start.
+        """
+        self._stopped.set()
+        self._thread.join(timeout=5)
+
+
+def deliver_due(
+    database: Database, pepper: bytes, stopped: Callable[[], bool] = lambda: False
+) -> Counter[str]:
+    """Attempt every delivery that is due, until none is; count what came of it.
+
+    The counts are ``delivered``, ``failed`` (to be tried again) and ``dead``. While a receiver
+    takes its time, others are served, and nothing is locked.
+    """
+    under_way: list[Claim] = []
+    finished: SimpleQueue[Outcome] = SimpleQueue()
+    counts: Counter[str] = Counter()
+    while True:
+        free = SLOTS - len(under_way)
+        for claim in _claim(database, under_way, free) if free and not stopped() else ():
+            under_way.append(claim)
+            arguments = (claim, pepper, database.settings.webhook_allow_private, finished)
+            # Daemons, so that a receiver that hangs does not keep the process from ending.
+            threading.Thread(target=_attempt, args=arguments, daemon=True).start()
+        if not under_way:
+            return counts
+        outcomes = _gather(finished)
+        if outcomes:
+            counts += _record(database, outcomes)
+            ended = {outcome.claim.delivery_id for outcome in outcomes}
+            under_way = [claim for claim in under_way if claim.delivery_id not in ended]
+
+
+def _claim(database: Database, under_way: list[Claim], limit: int) -> list[Claim]:
+    with database.read() as connection:
+        due = deliveries.list_due(connection, clock.now())
+    busy = [claim.subscription_id for claim in under_way]
+    due = [one for one in due if busy.count(one) < deliveries.PER_SUBSCRIPTION]
+    if not due:
+        return []
+    # When more receivers wait than there are slots, all of them have the same chance.
+    random.shuffle(due)
+    with database.transaction() as session:
+        return deliveries.claim(session, due, busy, limit)
+
+
+def _attempt(
+    claim: Claim, pepper: bytes, allow_private: bool, finished: SimpleQueue[Outcome]
+) -> None:
+    body = claim.payload.encode()
+    timestamp = int(clock.now().timestamp())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": "AgentHub-Webhooks/1",
+        "webhook-id": claim.message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(
+            pepper, claim.subscription_id, claim.salts, claim.message_id, timestamp, body
+        ),
+    }
+    try:
+        result = send(claim.url, headers, body, allow_private=allow_private)
+        outcome = Outcome(claim, result.status, result.error)
+    except Exception as error:
+        # A fault of this program must not hold its slot for ever.
+        log.error("webhook.attempt_failed", delivery_id=claim.delivery_id, exc_info=error)
+        outcome = Outcome(claim, None, "the attempt failed within the service")
+    finished.put(outcome)
+
+
+def _gather(finished: SimpleQueue[Outcome]) -> list[Outcome]:
+    """Wait a moment for outcomes, and return all there are, to be recorded together."""
+    try:
+        outcomes = [finished.get(timeout=0.5)]
+    except Empty:
+        return []
+    time.sleep(0.005)
+    while not finished.empty():
+        outcomes.append(finished.get())
+    return outcomes
+
+
+def _record(database: Database, outcomes: list[Outcome]) -> Counter[str]:
+    with database.transaction() as session:
+        dead = deliveries.record(session, outcomes)
+    for outcome in outcomes:
+        known = {
+            "delivery_id": outcome.claim.delivery_id,
+            "webhook_id": outcome.claim.subscription_id,
+            "attempt": outcome.claim.attempt,
+        }
+        if outcome.succeeded:
+            log.debug("webhook.delivered", **known)
+        else:
+            log.warning("webhook.failed", error=outcome.error, dead=outcome in dead, **known)
+    delivered = sum(outcome.succeeded for outcome in outcomes)
+    failed = len(outcomes) - delivered - len(dead)
+    return Counter(delivered=delivered, failed=failed, dead=len(dead))

@@ -6,6 +6,7 @@ on SQLite it is a loop over the statements that inline delegations sent, without
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 import sqlite3
@@ -15,16 +16,20 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import click
+import psycopg
 from sqlalchemy import event, select, update
 
-from app import create_app
+from app import create_app, engines, statements
 from app.access.models import Owner
 from app.access.service import create_key
 from app.config import Settings
@@ -105,7 +110,7 @@ def prepare(settings: Settings, home: Path, delegations: int) -> tuple[str, str]
     assert settings.key_pepper is not None
     with database.transaction() as session:
         second = create_key(session, settings.key_pepper.encode(), "delegates", "developer").secret
-        owners = dict(session.execute(select(Owner.name, Owner.id)).tuples().all())
+        owners = dict(session.execute(select(Owner.name, Owner.id)).all())
         later = data.agent_id(HALF).partition(":")[0]
         session.execute(
             update(Namespace).where(Namespace.name >= later).values(owner_id=owners["delegates"])
@@ -204,6 +209,100 @@ def begin_pgbench(postgres: PostgresServer) -> Callable[[int], float]:
     return lambda seconds: pgbench(postgres, database, seconds)
 
 
+Sent = tuple[bytes, list[bytes | None], list[int]]
+
+
+def begin_floor(postgres: PostgresServer, folder: Path) -> Callable[[int], float]:
+    """Record what inline delegations send to PostgreSQL and return what measures it alone.
+
+    8 clients send the very statements of recorded delegations, prepared, to a copy of the database
+    as it was before, with nothing of the service in between: more than this no service can reach.
+    """
+    home = folder / "floor"
+    home.mkdir()
+    pristine = postgres.create_database()
+    settings = settings_for(postgres.url(pristine), home)
+    key, _ = prepare(settings, home, 0)
+    recorded = settings_for(postgres.url(postgres.create_database(pristine)), home)
+    transactions = [_record(recorded, key, number) for number in range(LOOPED)]
+
+    def measure(_: int) -> float:
+        name = postgres.create_database(pristine)
+        shares = [transactions[number::CONNECTIONS] for number in range(CONNECTIONS)]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            connections = [psycopg.connect(postgres.url(name)) for _ in shares]
+            list(pool.map(_prepare_all, connections, shares))
+            begun = time.perf_counter()
+            list(pool.map(_send_all, connections, shares))
+            seconds = time.perf_counter() - begun
+        for connection in connections:
+            connection.close()
+        postgres.drop_database(name)
+        return LOOPED / seconds
+
+    return measure
+
+
+def _record(settings: Settings, key: str, number: int) -> list[Sent]:
+    """Make an inline delegation and return every message that PostgreSQL was sent for it."""
+    app = _recording_app(settings)
+    sent: list[Sent] = []
+    prepared, control = statements._OnPostgresql.run, engines._control
+
+    def run(self: Any, connection: Any, parameters: Any) -> Any:
+        given = {**self._constants, **parameters}
+        pairs = [statements._to_postgresql(given[name]) for name in self._names]
+        sent.append((self._sql, [value for value, _ in pairs], [kind for _, kind in pairs]))
+        return prepared(self, connection, parameters)
+
+    def command(connection: Any, text: str) -> Any:
+        sent.append((text.encode(), [], []))
+        return control(connection, text)
+
+    with (
+        mock.patch.object(statements._OnPostgresql, "run", run),
+        mock.patch.object(engines, "_control", command),
+    ):
+        headers = {"X-API-Key": key, "Idempotency-Key": uuid.uuid4().hex}
+        body = inline_request(number)
+        response = app.test_client().post("/v1/delegations", json=body, headers=headers)
+    assert response.status_code == 200
+    return sent
+
+
+@cache
+def _recording_app(settings: Settings) -> Any:
+    return create_app(settings)
+
+
+def _prepare_all(connection: Any, share: list[list[Sent]]) -> None:
+    for sql in {sql for sent in share for sql, values, _ in sent if values}:
+        connection.pgconn.prepare(hashlib.md5(sql).hexdigest().encode(), sql)
+
+
+def _send_all(connection: Any, share: list[list[Sent]]) -> None:
+    libpq = connection.pgconn
+    for sent in share:
+        for sql, values, formats in sent:
+            if values:
+                name = hashlib.md5(sql).hexdigest().encode()
+                result = libpq.exec_prepared(name, values, formats)
+            else:
+                result = libpq.exec_(sql)
+            assert not result.error_message, result.error_message
+
+
+def inline_request(number: int) -> dict[str, Any]:
+    """Return the body of an inline delegation."""
+    return {
+        "requester_agent_id": data.agent_id(number % HALF),
+        "delegate_agent_id": data.agent_id(HALF + number % HALF),
+        "task_spec": "Read the invoice",
+        "estimated_cost_usd": 0.5,
+        "max_budget_usd": 1,
+    }
+
+
 def begin_loop(folder: Path) -> Callable[[int], float]:
     """Record what inline delegations send to SQLite and return what measures a loop over it."""
     home = folder / "loop"
@@ -223,13 +322,7 @@ def begin_loop(folder: Path) -> Callable[[int], float]:
     client = app.test_client()
     for number in range(LOOPED):
         transactions.append([])
-        body = {
-            "requester_agent_id": data.agent_id(number % HALF),
-            "delegate_agent_id": data.agent_id(HALF + number % HALF),
-            "task_spec": "Read the invoice",
-            "estimated_cost_usd": 0.5,
-            "max_budget_usd": 1,
-        }
+        body = inline_request(number)
         headers = {"X-API-Key": key, "Idempotency-Key": uuid.uuid4().hex}
         assert client.post("/v1/delegations", json=body, headers=headers).status_code == 200
     services.database.dispose()
@@ -242,8 +335,8 @@ def begin_loop(folder: Path) -> Callable[[int], float]:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         begun = time.perf_counter()
-        for statements in transactions:
-            for sql, parameters in statements:
+        for sent in transactions:
+            for sql, parameters in sent:
                 # A list of tuples is one execution for each.
                 many = bool(parameters) and isinstance(parameters[0], tuple)
                 (connection.executemany if many else connection.execute)(sql, parameters).fetchall()
@@ -265,10 +358,12 @@ def run(database: str, rounds: int, seconds: int, grown: int, folder: Path) -> N
         # The service in this process, which only prepares, writes no line for each request.
         configure_logging(settings_for("sqlite:///unused.db", folder))
         baseline = begin_pgbench(postgres) if postgres else begin_loop(folder)
+        alone = begin_floor(postgres, folder) if postgres else None
         here = stack.enter_context(site(postgres, folder, 0))
         there = stack.enter_context(site(postgres, folder, grown)) if grown else None
         samples: dict[str, list[tuple[Sample, float]]] = {kind: [] for kind in NAMES}
         growth: list[float] = []
+        floor: list[float] = []
         for round_ in range(rounds + 1):
             duration = seconds if round_ else 1
             for kind in NAMES:
@@ -276,16 +371,25 @@ def run(database: str, rounds: int, seconds: int, grown: int, folder: Path) -> N
                 sample = here.send(kind, duration)
                 if round_:
                     samples[kind].append((sample, base))
+            if alone is not None:
+                base = baseline(duration)
+                share = alone(duration) / base
+                if round_:
+                    floor.append(share)
             if there is not None:
                 few, many = here.send("inline", duration), there.send("inline", duration)
                 if round_:
                     growth.append(many.cpu_ms / few.cpu_ms)
             click.echo(f"{database}: round {round_} of {rounds}", err=True)
-    _print(database, samples, growth, grown)
+    _print(database, samples, floor, growth, grown)
 
 
 def _print(
-    database: str, samples: dict[str, list[tuple[Sample, float]]], growth: list[float], grown: int
+    database: str,
+    samples: dict[str, list[tuple[Sample, float]]],
+    floor: list[float],
+    growth: list[float],
+    grown: int,
 ) -> None:
     unit = "pgbench" if database == "postgresql" else "loop"
     click.echo(f"\n### {database}\n")
@@ -313,6 +417,8 @@ def _print(
         one.per_second / many.per_second for (one, _), (many, _) in zip(hot, spread, strict=True)
     ]
     click.echo(f"\n- one requester against 500: {median(shares):.2f}")
+    if floor:
+        click.echo(f"- PostgreSQL with the same statements and no service: {median(floor):.2f}")
     if growth:
         click.echo(f"- CPU time of an inline delegation after {grown:,}: {median(growth):.2f}")
 

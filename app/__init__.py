@@ -27,8 +27,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.http.context import EXTENSION, Services
     from app.http.health import blueprint as health
     from app.http.hooks import register_hooks
+    from app.http.metrics import register_metrics
     from app.http.openapi import make_api, register_documents
     from app.http.problems import register_error_handlers
+    from app.http.tracing import make_provider, register_tracing
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
     from app.notification.blueprint import blueprint as notification
@@ -37,16 +39,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = Flask("app", static_folder="http/static", static_url_path="/assets")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    database = Database(settings)
     app.extensions[EXTENSION] = Services(
         settings,
-        Database(settings),
+        database,
         load_pepper(settings),
         RateLimiter(settings.rate_limit_per_minute),
     )
     register_hooks(app)
+    if settings.otlp_endpoint is not None:
+        register_tracing(app, make_provider(settings.otlp_endpoint))
     register_error_handlers(app)
     api = make_api(app)
     for blueprint in (registry, ledger, metering, delegation, notification, audit, health):
         api.register_blueprint(blueprint)
     register_documents(app, api)
+    register_metrics(app, settings, database)
     return app

@@ -17,7 +17,7 @@ from app import clock
 from app.access import audit
 from app.access import service as access
 from app.access.pepper import load_pepper
-from app.config import PREFIX, Settings, SettingsError
+from app.config import METRICS_FOLDER, PREFIX, Settings, SettingsError
 from app.db import Database
 from app.delegation.legacy.commands import import_and_report, import_legacy
 from app.errors import DomainError
@@ -30,7 +30,7 @@ from app.ops.client import Call, CallFailed, send
 from app.ops.deliverer import deliver_due
 from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.readiness_command import readiness
-from app.ops.server import AddressUnavailable, require_address
+from app.ops.server import AddressUnavailable, require_address, shared_counts
 from app.ops.server import serve as run_server
 from app.ops.snapshot.commands import snapshot
 from app.ops.snapshot.errors import SnapshotRefused
@@ -131,7 +131,9 @@ def _serve(settings: Settings) -> None:
     where = settings.url.render_as_string(hide_password=True)
     console.print(f"AgentHub serves {where}\n  API   {address}/v1\n  docs  {address}/docs")
     sys.stdout.flush()
-    run_server(settings)
+    with shared_counts() as folder:
+        os.environ[METRICS_FOLDER] = folder
+        run_server(settings)
 
 
 @main.group()

@@ -75,6 +75,12 @@ def _usd(text: str) -> int:
     return micros
 
 
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("expected a URL such as http://127.0.0.1:4318")
+    return text
+
+
 def _secret(text: str) -> str:
     if len(text) < 32:
         raise ValueError("expected at least 32 characters of random text")
@@ -147,6 +153,15 @@ class Settings:
     webhook_allow_private: bool = _setting(
         False, _flag, "whether webhooks may lead to private addresses, and use plain HTTP"
     )
+    metrics_token: str | None = _setting(
+        None,
+        _secret,
+        "secret that Prometheus sends to read /metrics; without it an admin's key is needed",
+        secret=True,
+    )
+    otlp_endpoint: str | None = _setting(
+        None, _http_url, "OpenTelemetry collector that spans are sent to; default: none"
+    )
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "least severe log line that is written")
     log_format: str = _setting("json", _choice(*LOG_FORMATS), "form of the log lines")
 
@@ -175,6 +190,9 @@ class Settings:
                 values[setting.name] = setting.metadata["parse"](text)
             except ValueError as error:
                 raise SettingsError(f"{name}: {error}") from None
+        # The name that every program with OpenTelemetry reads.
+        if environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            values.setdefault("otlp_endpoint", environ["OTEL_EXPORTER_OTLP_ENDPOINT"])
         return cls(**values)
 
     @property
@@ -221,6 +239,15 @@ class Settings:
 CLIENT_VARIABLES = frozenset(
     {"AGENTHUB_URL", "AGENTHUB_API_KEY", "AGENTHUB_WORKER_KEY", "AGENTHUB_OPERATOR_KEY"}
 )
+
+
+# Where the processes of one server add up what they count; the Prometheus library's own name.
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def metrics_folder() -> str | None:
+    """Return the folder that the processes of this server count in; None where each is alone."""
+    return os.environ.get(METRICS_FOLDER) or None
 
 
 def client_environment(**variables: str) -> dict[str, str]:

@@ -81,6 +81,8 @@ def _postgresql_engine(settings: Settings, options: dict[str, Any], **arguments:
         connect_args["options"] = " ".join(f"-c {name}={value}" for name, value in options.items())
     return create_engine(
         settings.url,
+        # What a statement was given, secrets among it, has no place in errors and logs.
+        hide_parameters=True,
         connect_args=connect_args,
         # The server runs a thread more than it is told at times; no connection ends with that.
         pool_size=2 * settings.threads,
@@ -178,6 +180,8 @@ def sqlite_engines(settings: Settings) -> tuple[Engine, Engine]:
     def engine() -> Engine:
         return create_engine(
             settings.url,
+            # What a statement was given, secrets among it, has no place in errors and logs.
+            hide_parameters=True,
             connect_args={"isolation_level": None, "timeout": settings.lock_timeout_ms / 1000},
             # The server runs a thread more than it is told at times; no connection ends with that.
             pool_size=2 * settings.threads,

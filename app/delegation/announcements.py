@@ -1,4 +1,4 @@
-"""Delegation's events as those that webhooks are told of."""
+"""Delegation's events as those that webhooks are told of, and as those that are counted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 import orjson
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.metrics import metrics
 from app.notification.service import Event, publish
 
 Row = Mapping[str, Any]
@@ -22,31 +24,52 @@ def announce(session: Session, changes: Iterable[tuple[Row, Iterable[Row]]]) -> 
     know; when nobody does, it costs one look for that.
     """
     found = list(changes)
+    _count(session, [one for _, events in found for one in events])
     owner_ids = {delegation[side] for delegation, _ in found for side in _OWNERS}
     publish(
         session,
         owner_ids,
-        (_event(delegation, event) for delegation, events in found for event in events),
+        (_event(delegation, one) for delegation, events in found for one in events),
     )
 
 
-def _event(delegation: Row, event: Row) -> Event:
+def _count(session: Session, events: Iterable[Row]) -> None:
+    """Have the events counted once they are committed."""
+    counted: list[Row] | None = session.info.get(__name__)
+    if counted is None:
+        counted = session.info[__name__] = []
+        event.listen(session, "after_commit", lambda _: _count_committed(counted), once=True)
+    counted += events
+
+
+def _count_committed(events: Iterable[Row]) -> None:
+    counters = metrics()
+    for one in events:
+        counters.delegation_events.labels(one["kind"]).inc()
+        if one["kind"] == "closed":
+            counters.delegations_closed.labels(one["status"]).inc()
+        elif one["kind"] == "threshold":
+            threshold = orjson.loads(one["details"])["threshold_pct"]
+            counters.breaker_trips.labels(str(threshold)).inc()
+
+
+def _event(delegation: Row, happened: Row) -> Event:
     return Event(
-        f"delegation.{event['kind']}",
+        f"delegation.{happened['kind']}",
         tuple(delegation[side] for side in _OWNERS),
-        event["at"],
-        partial(_data, delegation, event),
+        happened["at"],
+        partial(_data, delegation, happened),
     )
 
 
-def _data(delegation: Row, event: Row) -> dict[str, Any]:
+def _data(delegation: Row, happened: Row) -> dict[str, Any]:
     return {
         "delegation_id": delegation["id"],
-        "number": event["number"],
-        "status": event["status"],
+        "number": happened["number"],
+        "status": happened["status"],
         "execution": delegation["execution"],
         "requester_agent_id": delegation["requester_agent_id"],
         "delegate_agent_id": delegation["delegate_agent_id"],
-        "actor": event["actor"],
-        "details": orjson.Fragment(event["details"]),
+        "actor": happened["actor"],
+        "details": orjson.Fragment(happened["details"]),
     }

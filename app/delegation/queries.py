@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Row,
     Select,
     bindparam,
+    func,
     or_,
     select,
     tuple_,
@@ -159,6 +161,35 @@ def _run(
         .subquery()
     )
     return select(run.c.id)
+
+
+@dataclass(frozen=True)
+class LiveSummary:
+    """How many delegations are in each live state, what they hold, and when the first is due."""
+
+    counts: dict[str, int]
+    held_micros: int
+    first_due_at: datetime | None
+
+
+def summarize_live(reader: Reader) -> LiveSummary:
+    """Sum up the delegations that have not ended; reads those only, through their index."""
+    statement = (
+        select(
+            Delegation.status,
+            func.count().label("delegations"),
+            func.sum(Delegation.held_micros).label("held"),
+            func.min(Delegation.due_at).label("due_at"),
+        )
+        .where(Delegation.due_at.is_not(None))
+        .group_by(Delegation.status)
+    )
+    rows = reader.execute(statement).all()
+    return LiveSummary(
+        {row.status: row.delegations for row in rows},
+        sum(int(row.held) for row in rows),
+        min((row.due_at for row in rows), default=None),
+    )
 
 
 def list_overdue(reader: Reader, now: datetime, *, limit: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from flask import request
 
 from app.access.errors import ApiKeyMissing, RoleRequired
@@ -22,6 +23,7 @@ def require_role(role: str) -> Principal:
         principal = authenticate(connection, services().pepper, presented)
     services().key_usage.record(principal.key_id)
     services().rate_limiter.admit(principal.key_id)
+    structlog.contextvars.bind_contextvars(owner=principal.owner_name, key_id=principal.key_id)
     if not principal.has_role(role):
         raise RoleRequired(
             f"this needs an API key of role {role} or above; yours is {principal.role}",

@@ -13,6 +13,7 @@ import structlog
 
 from app import clock
 from app.db import Database
+from app.metrics import count_webhook_attempts
 from app.notification import deliveries
 from app.notification.deliveries import Claim, Outcome
 from app.notification.sender import send
@@ -70,7 +71,9 @@ def deliver_due(
             return counts
         outcomes = _gather(finished)
         if outcomes:
-            counts += _record(database, outcomes)
+            recorded = _record(database, outcomes)
+            count_webhook_attempts(recorded)
+            counts += recorded
             ended = {outcome.claim.delivery_id for outcome in outcomes}
             under_way = [claim for claim in under_way if claim.delivery_id not in ended]
 

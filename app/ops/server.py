@@ -5,9 +5,14 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -17,6 +22,7 @@ from app.config import Settings
 
 # Seconds that a request under way has to finish after a stop was asked for.
 GRACE_SECONDS = 30
+_COUNTS = "agenthub-counts-"
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,6 +53,33 @@ def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return family, str(address[0])
+
+
+@contextmanager
+def shared_counts() -> Iterator[str]:
+    """Make the folder that the processes of this server count in; it ends with the server.
+
+    A worker that dies leaves its counts, which stay part of the sums; a server that was killed
+    leaves its folder, which the next one removes.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_COUNTS}*"):
+        owner = folder.name.removeprefix(_COUNTS).partition("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_COUNTS}{os.getpid()}-", ignore_cleanup_errors=True
+    ) as folder_of_this:
+        yield folder_of_this
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def serve(settings: Settings) -> None:

@@ -25,6 +25,7 @@ FOUNDATION = {
     "app.ids",
     "app.json_values",
     "app.logs",
+    "app.metrics",
     "app.money",
     "app.statements",
 }

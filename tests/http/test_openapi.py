@@ -15,7 +15,7 @@ from app.http.problems import known_codes
 from tests.client import Api, Contract
 
 # Documents and files, not part of the API.
-PAGES = {"/docs", "/openapi.json", "/assets/{filename}"}
+PAGES = {"/docs", "/openapi.json", "/metrics", "/assets/{filename}"}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from app.config import SettingsError
+from app.exits import at_exit
 from app.http.context import request_id
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def make_provider(endpoint: str) -> TracerProvider:
         raise SettingsError(
             "AGENTHUB_OTLP_ENDPOINT needs OpenTelemetry: pip install 'agenthub[otel]'"
         ) from None
-    provider = TracerProvider(resource=Resource.create({"service.name": "agenthub"}))
+    resource = Resource.create({"service.name": "agenthub"})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
     provider.add_span_processor(BatchSpanProcessor(exporter))
+    at_exit(provider.shutdown)
     return provider
 
 

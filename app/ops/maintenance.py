@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from abc import ABC, abstractmethod
 
@@ -16,6 +15,7 @@ from app.db import Database
 from app.delegation.queries import list_overdue
 from app.delegation.transitions import close_overdue
 from app.errors import DomainError
+from app.exits import at_exit
 from app.idempotency.service import drop_expired_bodies
 from app.ledger.seals import seal_pending
 from app.notification.deliveries import prune
@@ -41,7 +41,7 @@ class Periodic(ABC):
     def start(self) -> None:
         """Begin; what is left when the process ends is done then."""
         self._thread.start()
-        atexit.register(self.stop)
+        at_exit(self.stop)
 
     def stop(self) -> None:
         """End after one last round."""

@@ -22,6 +22,7 @@ FOUNDATION = {
     "app.db",
     "app.engines",
     "app.errors",
+    "app.exits",
     "app.ids",
     "app.json_values",
     "app.logs",

@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from app.access.service import list_keys
 from app.config import Settings
 from tests.conftest import PEPPER
 from tests.http.test_metrics import Samples, parse, value
 from tests.registry.manifests import build_manifest
-from tests.reliability.server import Client, Server, make_client, wait_for
+from tests.reliability.server import Client, Server, make_client, opened, wait_for
+from tests.reliability.test_webhooks import Hooks
+from tests.reliability.test_webhooks import hooks as hooks
 
 TOKEN = "token-of-the-metrics-0123456789abcdef"
 SCRAPER = {"Authorization": f"Bearer {TOKEN}"}
@@ -63,6 +66,22 @@ def test_all_processes_count_together_those_that_died_included(
     server.start()
     assert not any(name.startswith(killed) for name in folders())
     assert counted(client) == 0
+
+
+def test_a_stop_stores_and_sends_what_was_gathered(
+    make_server: Callable[..., Server], hooks: Hooks
+) -> None:
+    hooks.open.set()
+    endpoint = f"http://127.0.0.1:{hooks.server_port}"
+    server = make_server(OTLP_ENDPOINT=endpoint).start()
+    client = make_client(server)
+    assert client.request("GET", "/v1/webhooks").status == 200
+    server.terminate()
+    server.wait()
+    with opened(server) as database, database.read() as connection:
+        used = {row["owner"]: row["last_used_at"] for row in list_keys(connection)}
+    assert used["acme"] is not None
+    assert hooks.paths == {"/v1/traces"}
 
 
 def test_no_log_line_holds_a_secret(make_server: Callable[..., Server], settings: Settings) -> None:

@@ -23,6 +23,7 @@ class Hooks(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.received: list[str] = []
+        self.paths: set[str] = set()
         self.open = threading.Event()
 
     def handle_error(self, *_: Any) -> None:
@@ -34,6 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, Hooks)
         self.rfile.read(int(self.headers["Content-Length"]))
         self.server.received.append(self.headers["webhook-id"])
+        self.server.paths.add(self.path)
         self.server.open.wait(20)
         self.send_response(204)
         self.end_headers()

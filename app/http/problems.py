@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import structlog
 from flask import Flask, Response
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
@@ -147,6 +147,11 @@ def _database_problem(error: Exception) -> Response:
     )
 
 
+def _statement_problem(error: DBAPIError) -> Response:
+    """Answer for a server that went away, or takes no writes because another is the primary."""
+    return _database_problem(error) if error.connection_invalidated else _internal_problem(error)
+
+
 def _internal_problem(error: Exception) -> Response:
     log.error("request.failed", exc_info=error)
     return problem(
@@ -163,4 +168,5 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(HTTPException, _http_problem)
     for unavailable in (OperationalError, InterfaceError, PoolTimeout):
         app.register_error_handler(unavailable, _database_problem)
+    app.register_error_handler(DBAPIError, _statement_problem)
     app.register_error_handler(Exception, _internal_problem)

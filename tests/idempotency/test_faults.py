@@ -222,3 +222,23 @@ def test_a_write_survives_that_the_database_dropped_every_connection(
         )
     fork = {"namespace": "@acme", "new_slug": "after"}
     assert acme.post("/v1/agents/@acme:invoice-summarizer/fork", fork).status_code == 200
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_a_primary_that_takes_no_writes_is_as_good_as_away(acme: Api, services: Services) -> None:
+    def let(setting: str) -> None:
+        with services.database.writer.connect() as connection:
+            connection.execute(text("SET TRANSACTION READ WRITE"))
+            name = connection.scalar(text("SELECT current_database()"))
+            connection.execute(
+                text(f"ALTER DATABASE {name} SET default_transaction_read_only TO {setting}")
+            )
+            connection.commit()
+        services.database.dispose()
+
+    let("on")
+    refused = acme.post("/v1/agents", REGISTRATION, idempotency_key="k")
+    assert (refused.status_code, refused.get_json()["code"]) == (503, "database_unavailable")
+    assert refused.headers["Retry-After"]
+    let("off")
+    assert acme.post("/v1/agents", REGISTRATION, idempotency_key="k").status_code == 200

@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from hypothesis.stateful import (
 )
 
 from app import clock, create_app
-from app.access.service import KeyUsage, create_key
+from app.access.limits import RateLimiter
+from app.access.service import create_key
 from app.db import Database
 from app.delegation.reconciliation import RULES
 from app.http.context import EXTENSION, Services
@@ -71,8 +73,7 @@ class World:
         """Drop every connection and begin with new ones, as a restarted server does."""
         old = self.services()
         old.database.dispose()
-        database = Database(old.settings)
-        self.app.extensions[EXTENSION] = Services(old.settings, database, old.pepper, old.key_usage)
+        self.app.extensions[EXTENSION] = replace(old, database=Database(old.settings))
 
 
 WORLD: World
@@ -510,7 +511,7 @@ def world(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
 
 def _open(world: World, chosen: Any) -> None:
     world.app.extensions[EXTENSION] = Services(
-        chosen, Database(chosen), PEPPER.encode(), KeyUsage()
+        chosen, Database(chosen), PEPPER.encode(), RateLimiter(0)
     )
 
 

@@ -319,6 +319,11 @@ def begin_loop(folder: Path) -> Callable[[int], float]:
 
     for engine in (services.database.reader, services.database.writer):
         event.listen(engine, "before_cursor_execute", note)
+    event.listen(
+        services.database.writer,
+        "begin",
+        lambda _: transactions[-1].append(("BEGIN IMMEDIATE", ())),
+    )
     client = app.test_client()
     for number in range(LOOPED):
         transactions.append([])

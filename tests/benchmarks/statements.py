@@ -19,7 +19,7 @@ from tests.benchmarks.load import Unusable
 def count_statements(settings: Settings, paths: Mapping[str, str], key: str) -> dict[str, int]:
     """Return the number of statements of one GET of each path, and of a publish (``publish``).
 
-    BEGIN and SAVEPOINT count where the service sends them itself, COMMIT does not.
+    BEGIN and COMMIT do not count.
     """
     configure_logging(settings)
     app = create_app(settings)

@@ -167,8 +167,7 @@ def test_a_hundred_cost_as_many_statements_as_one(book: Book) -> None:
         with counted(book) as statements:
             booked(book, *(movement for pair in steps for movement in pair))
         counts.append(len(statements))
-    # SQLite's BEGIN is one of them.
-    expected = 7 if book.settings.is_sqlite else 1
+    expected = 6 if book.settings.is_sqlite else 1
     assert counts == [expected, expected]
 
 

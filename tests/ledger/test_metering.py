@@ -59,12 +59,11 @@ def seen_by(book: Book, owner_id: str | None, limit: int = 100, before: int | No
 
 @contextmanager
 def counted(book: Book, engine: str = "writer") -> Iterator[list[tuple[str, Any]]]:
-    """Collect the statements of an engine inside the block, without BEGIN, with parameters."""
+    """Collect the statements of an engine inside the block, with parameters."""
     statements: list[tuple[str, Any]] = []
 
     def note(_c: object, _u: object, statement: str, parameters: Any, *_: object) -> None:
-        if not statement.startswith("BEGIN"):
-            statements.append((statement, parameters))
+        statements.append((statement, parameters))
 
     target = getattr(book.database, engine)
     sa.event.listen(target, "before_cursor_execute", note)

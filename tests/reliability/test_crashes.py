@@ -128,7 +128,8 @@ def _kill_main(server: Server) -> None:
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
-    wait_for(lambda: not group(server.process), 15)
+    # What a worker has under way it finishes, within the 30 seconds that every stop allows.
+    wait_for(lambda: not group(server.process), 40)
 
 
 def test_a_killed_worker_is_replaced_and_service_goes_on(

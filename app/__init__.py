@@ -34,6 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
     from app.notification.blueprint import blueprint as notification
+    from app.operator.register import register_console
     from app.registry.blueprint import blueprint as registry
 
     settings = settings or Settings.from_env()
@@ -55,4 +56,5 @@ def create_app(settings: Settings | None = None) -> Flask:
         api.register_blueprint(blueprint)
     register_documents(app, api)
     register_metrics(app, settings, database)
+    register_console(app)
     return app

@@ -13,6 +13,7 @@ from app.access.models import AdminAction
 from app.access.service import Principal
 
 DONE = "done"
+SIGN_IN = "sign in"
 
 
 def record_request(
@@ -22,6 +23,13 @@ def record_request(
     _record(
         session, principal.owner_name, principal.key_id, action, target, str(status), request_id
     )
+
+
+def record_sign_in(
+    session: Session, owner_name: str, key_id: str, target: str, outcome: str, request_id: str
+) -> None:
+    """Record an attempt to sign in to the console with a key, of any role, that exists."""
+    _record(session, owner_name, key_id, SIGN_IN, target, outcome, request_id)
 
 
 def record_command(session: Session, action: str, target: str) -> None:
@@ -59,3 +67,12 @@ def list_actions(reader: Connection, *, limit: int, before: str | None) -> list[
     if before is not None:
         statement = statement.where(AdminAction.id < before)
     return list(reader.execute(statement))
+
+
+def find_last(reader: Connection, action: str, *, among: int = 2000) -> Any:
+    """Return the last time something was done, if it is ``among`` the newest actions, else None."""
+    newest = select(AdminAction.__table__).order_by(AdminAction.id.desc()).limit(among).subquery()
+    statement = (
+        select(newest).where(newest.c.action == action).order_by(newest.c.id.desc()).limit(1)
+    )
+    return reader.execute(statement).first()

@@ -8,6 +8,7 @@ import re
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, event, func, select, update
 from sqlalchemy.orm import Session
@@ -146,11 +147,33 @@ def authenticate(connection: Connection, pepper: bytes, presented: str) -> Princ
     row = _find_key.first(connection, {"key_id": key_id}) if match else None
     expected = row.secret_hash if row else "0" * 64
     genuine = hmac.compare_digest(hash_secret(pepper, key_id, secret), expected)
-    if row is None or not genuine or row.revoked_at is not None:
+    return _principal(row if genuine else None)
+
+
+def find_principal(connection: Connection, key_id: str) -> Principal:
+    """Return the principal of a key by its public id, for whoever has proven to hold the key.
+
+    Raises ``ApiKeyInvalid`` once the key is revoked or expired.
+    """
+    return _principal(_find_key.first(connection, {"key_id": key_id}))
+
+
+def _principal(row: Any) -> Principal:
+    if row is None or row.revoked_at is not None:
         raise ApiKeyInvalid("the API key is unknown, revoked or expired")
     if row.expires_at is not None and row.expires_at <= clock.now():
         raise ApiKeyInvalid("the API key is unknown, revoked or expired")
     return Principal(row.owner_id, row.name, row.role, row.id)
+
+
+def find_key_owner(connection: Connection, presented: str) -> tuple[str, str] | None:
+    """Return the id of a presented key and its owner's name, whether or not the key is genuine.
+
+    None when no key has the id. For the record of refused attempts.
+    """
+    match = PRESENTED_KEY.fullmatch(presented)
+    row = _find_key.first(connection, {"key_id": match[1]}) if match else None
+    return (row.id, row.name) if row else None
 
 
 def list_keys(connection: Connection) -> list[dict[str, object]]:

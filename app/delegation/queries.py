@@ -7,11 +7,15 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Row,
     Select,
     bindparam,
+    case,
+    cast,
+    extract,
     func,
     or_,
     select,
@@ -22,7 +26,8 @@ from sqlalchemy.orm import Session
 
 from app.delegation.errors import DelegationNotFound
 from app.delegation.lifecycle import DELEGATE, REQUESTER
-from app.delegation.models import Delegation, DelegationEvent, LegacyRecord
+from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord
+from app.ledger.queries import closing_transactions
 from app.registry.queries import agents_of
 
 Reader = Connection | Session
@@ -201,3 +206,90 @@ def list_overdue(reader: Reader, now: datetime, *, limit: int) -> list[str]:
         .limit(limit)
     )
     return list(reader.execute(statement).scalars())
+
+
+def _of_owner(owner_id: str | None) -> list[ColumnElement[bool]]:
+    if owner_id is None:
+        return []
+    return [
+        or_(Delegation.requester_owner_id == owner_id, Delegation.delegate_owner_id == owner_id)
+    ]
+
+
+def count_live(reader: Reader, owner_id: str | None = None) -> list[AnyRow]:
+    """Return how many live delegations have each status and what they hold in micro-USD.
+
+    Of an owner: those with its agent on either side, and what its own agents have in escrow. Reads
+    live rows alone, which a partial index finds.
+    """
+    held: Any = Delegation.held_micros
+    if owner_id is not None:
+        held = case((Delegation.requester_owner_id == owner_id, held), else_=0)
+    statement = (
+        select(
+            Delegation.status,
+            func.count().label("number"),
+            cast(func.sum(held), BigInteger).label("held_micros"),
+        )
+        .where(Delegation.due_at.is_not(None), *_of_owner(owner_id))
+        .group_by(Delegation.status)
+    )
+    return list(reader.execute(statement))
+
+
+def list_due(
+    reader: Reader, statuses: tuple[str, ...], *, owner_id: str | None = None, limit: int
+) -> list[AnyRow]:
+    """Return up to ``limit`` live delegations of these statuses, those due soonest first."""
+    statement = (
+        select(*_columns)
+        .where(
+            Delegation.due_at.is_not(None),
+            Delegation.status.in_(statuses),
+            *_of_owner(owner_id),
+        )
+        .order_by(Delegation.due_at)
+        .limit(limit)
+    )
+    return list(reader.execute(statement))
+
+
+def count_overdue(reader: Reader, before: datetime, *, limit: int) -> int:
+    """Return how many delegations the system should have closed ``before``; counts to ``limit``."""
+    found = select(Delegation.id).where(Delegation.due_at <= before).limit(limit).subquery()
+    return int(reader.execute(select(func.count()).select_from(found)).scalar_one())
+
+
+def sum_closings(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
+    """Return what the closing transactions of a range of the ledger's numbers ended.
+
+    One row for each hour (since 1970), status, breaker level and pair of owners: how many
+    delegations, and what they charged and refunded in micro-USD.
+    """
+    closing = closing_transactions(first_seq, last_seq).subquery()
+    hour = (cast(extract("epoch", Delegation.closed_at), BigInteger) // 3600).label("hour")
+    keys = (
+        hour,
+        Delegation.status,
+        Delegation.breaker_level,
+        Delegation.requester_owner_id,
+        Delegation.delegate_owner_id,
+    )
+    refunded = Delegation.held_micros - Delegation.charged_micros
+    statement = (
+        select(
+            *keys,
+            func.count().label("number"),
+            cast(func.sum(Delegation.charged_micros), BigInteger).label("charged_micros"),
+            cast(func.sum(refunded), BigInteger).label("refunded_micros"),
+        )
+        .join(closing, closing.c.delegation_id == Delegation.id)
+        .where(Delegation.closed_at.is_not(None))
+        .group_by(*keys)
+    )
+    return list(reader.execute(statement))
+
+
+def list_imports(reader: Reader) -> list[AnyRow]:
+    """Return the files of an earlier service that were imported, oldest first."""
+    return list(reader.execute(select(*ImportRun.__table__.c).order_by(ImportRun.finished_at)))

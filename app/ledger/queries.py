@@ -177,6 +177,31 @@ _TRANSACTION_MEMBERS = (
 _POSTING_MEMBERS = ("leg", "debit_account", "credit_account", "amount_micros")
 
 
+def closing_transactions(first_seq: int, last_seq: int) -> Select[*tuple[Any, ...]]:
+    """Select the delegations that transactions of a range of numbers closed (``delegation_id``)."""
+    return select(Transaction.delegation_id).where(
+        Transaction.kind == "close", Transaction.seq.between(first_seq, last_seq)
+    )
+
+
+def newest_seq(reader: Reader) -> int:
+    """Return the number of the newest transaction, 0 while there is none."""
+    return int(reader.execute(select(func.coalesce(func.max(Transaction.seq), 0))).scalar_one())
+
+
+def sum_flows(reader: Reader, account_id: str, first_seq: int, last_seq: int) -> tuple[int, int]:
+    """Return what left an account and what entered it in a range of numbers, in micro-USD."""
+
+    def total(side: Any) -> int:
+        amount = func.coalesce(func.sum(Posting.amount_micros), 0)
+        statement = select(cast(amount, BigInteger)).where(
+            side == account_id, Posting.seq.between(first_seq, last_seq)
+        )
+        return int(reader.execute(statement).scalar_one())
+
+    return total(Posting.debit_account), total(Posting.credit_account)
+
+
 def escrow_balances() -> Select[*tuple[Any, ...]]:
     """Select the balance of every escrow account (``delegation_id``, ``balance``)."""
     return select(

@@ -197,6 +197,11 @@ def count_agents(reader: Reader, *, namespace: str | None = None, status: str | 
     return int(reader.execute(_count_agents_of_status, parameters).scalar_one())
 
 
+def count_versions(reader: Reader) -> int:
+    """Return how many versions are published; reads an index from end to end."""
+    return int(reader.execute(select(func.count()).select_from(Version)).scalar_one())
+
+
 _versions = select(
     Version.version,
     Version.sequence,

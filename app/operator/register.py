@@ -1,0 +1,45 @@
+"""Putting the console into an application."""
+
+from __future__ import annotations
+
+from flask import Flask
+from jinja2 import StrictUndefined
+
+from app.access.limits import RateLimiter
+from app.http.context import EXTENSION as SERVICES
+from app.http.context import Services
+
+# Imported for the pages they declare.
+from app.operator import overview, problems, signin, text
+from app.operator.history import History
+from app.operator.remembered import Remembered
+from app.operator.session import Signer
+from app.operator.web import EXTENSION, Console, pages
+
+DECLARING = (overview, problems, signin)
+# Attempts to sign in from one address in a minute, in each process. Keys cannot be guessed; this
+# spares the database and the log.
+ATTEMPTS_PER_MINUTE = 30
+VERSIONS_SECONDS = 60
+
+
+def register_console(app: Flask) -> None:
+    """Serve the console below ``/operator``."""
+    services: Services = app.extensions[SERVICES]
+    app.extensions[EXTENSION] = Console(
+        Signer(services.pepper),
+        History(),
+        RateLimiter(ATTEMPTS_PER_MINUTE),
+        Remembered(VERSIONS_SECONDS),
+    )
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters |= {
+        "usd": text.usd,
+        "when": text.when,
+        "ago": text.ago,
+        "words": text.words,
+        "state": text.state,
+        "segment": text.segment,
+    }
+    app.register_blueprint(pages)

@@ -1,0 +1,93 @@
+"""How the console writes money, times and states."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import quote
+
+from app.delegation import lifecycle
+from app.money import MICROS_PER_USD
+
+MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+class State(NamedTuple):
+    """How a state is shown: in words, with an icon, in a tone (good, bad, warn, info, idle)."""
+
+    label: str
+    icon: str
+    tone: str
+
+
+STATES = {
+    lifecycle.OFFERED: State("offered", "inbox", "info"),
+    lifecycle.IN_PROGRESS: State("in progress", "play", "info"),
+    lifecycle.PENDING_REAUTHORIZATION: State("pending reauthorization", "pause", "warn"),
+    lifecycle.INPUT_REQUIRED: State("input required", "question", "warn"),
+    lifecycle.DELIVERED: State("delivered", "box", "info"),
+    lifecycle.DISPUTED: State("disputed", "flag", "bad"),
+    lifecycle.COMPLETED: State("completed", "check", "good"),
+    lifecycle.FAILED_HARD_STOP: State("failed, hard stop", "stop", "bad"),
+    lifecycle.FAILED: State("failed", "cross", "bad"),
+    lifecycle.DECLINED: State("declined", "minus", "idle"),
+    lifecycle.EXPIRED: State("expired", "clock", "idle"),
+    lifecycle.CANCELLED: State("cancelled", "slash", "idle"),
+    "active": State("active", "check", "good"),
+    "deprecated": State("deprecated", "minus", "idle"),
+    "current": State("current", "check", "good"),
+    "behind": State("behind", "clock", "bad"),
+    "absent": State("absent", "cross", "bad"),
+    "unknown": State("unknown", "question", "bad"),
+    "breaking": State("breaking", "warning", "bad"),
+    "backward_compatible": State("backward compatible", "check", "good"),
+    "live": State("live", "check", "good"),
+    "revoked": State("revoked", "cross", "idle"),
+    "rotated": State("rotated", "clock", "warn"),
+}
+
+
+def state(name: str) -> State:
+    """Return how a state is shown; one that is not known here is shown as it is."""
+    return STATES.get(name, State(name.replace("_", " "), "minus", "idle"))
+
+
+def usd(micros: int) -> str:
+    """Return micro-USD as text: two decimals at least, six at most, none of them rounded away."""
+    whole, rest = divmod(abs(micros), MICROS_PER_USD)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{MINUS if micros < 0 else ''}{whole:,}.{decimals}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share in per cent, with one decimal below ten."""
+    if not whole:
+        return NOTHING
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 0 < share < 10 else f"{share:.0f} %"
+
+
+def when(moment: datetime) -> str:
+    """Return a moment in UTC to the second."""
+    return moment.astimezone(UTC).strftime("%-d %b %Y, %H:%M:%S UTC")
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how far a moment is from now, roughly."""
+    seconds = int((now - moment).total_seconds())
+    for size, unit in _UNITS:
+        if abs(seconds) >= size:
+            amount = f"{abs(seconds) // size} {unit}"
+            return f"{amount} ago" if seconds > 0 else f"in {amount}"
+    return "just now" if seconds >= 0 else "in a moment"
+
+
+def words(name: str) -> str:
+    """Return a name of the API as words."""
+    return name.replace("_", " ")
+
+
+def segment(name: str) -> str:
+    """Return a name as a segment of an address."""
+    return quote(name, safe="@:")

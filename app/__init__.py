@@ -34,6 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
     from app.notification.blueprint import blueprint as notification
+    from app.operator.blueprint import blueprint as operator
     from app.operator.register import register_console
     from app.registry.blueprint import blueprint as registry
 
@@ -52,7 +53,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         register_tracing(app, make_provider(settings.otlp_endpoint))
     register_error_handlers(app)
     api = make_api(app)
-    for blueprint in (registry, ledger, metering, delegation, notification, audit, health):
+    blueprints = (registry, ledger, metering, delegation, notification, audit, operator, health)
+    for blueprint in blueprints:
         api.register_blueprint(blueprint)
     register_documents(app, api)
     register_metrics(app, settings, database)

@@ -32,6 +32,13 @@ def record_sign_in(
     _record(session, owner_name, key_id, SIGN_IN, target, outcome, request_id)
 
 
+def record_check(
+    session: Session, principal: Principal, action: str, target: str, outcome: str, request_id: str
+) -> None:
+    """Record that an administrator checked something, and what was found."""
+    _record(session, principal.owner_name, principal.key_id, action, target, outcome, request_id)
+
+
 def record_command(session: Session, action: str, target: str) -> None:
     """Record what somebody did with a command on the server's machine."""
     _record(session, f"{getpass.getuser()}@localhost", None, action, target, DONE, None)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -193,6 +194,12 @@ def list_keys(connection: Connection) -> list[dict[str, object]]:
         .order_by(ApiKey.created_at, ApiKey.id)
     )
     return [dict(row) for row in rows.mappings()]
+
+
+def find_owner_names(connection: Connection, owner_ids: Collection[str]) -> dict[str, str]:
+    """Return the names of owners by their ids; an id that no owner has is left out."""
+    rows = connection.execute(select(Owner.id, Owner.name).where(Owner.id.in_(owner_ids)))
+    return {row.id: row.name for row in rows}
 
 
 def revoke_key(session: Session, key_id: str) -> None:

@@ -59,10 +59,11 @@ DEFAULT_REVIEW_SECONDS = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Command:
-    """A command: which side may give it, and in which states."""
+    """A command: which side may give it, in which states, and whether an operator may as well."""
 
     side: str
     states: tuple[str, ...]
+    by_operator: bool = False
 
 
 _UNDER_WAY = (IN_PROGRESS, PENDING_REAUTHORIZATION, INPUT_REQUIRED)
@@ -76,10 +77,10 @@ COMMANDS = {
     "fail": Command(DELEGATE, _UNDER_WAY),
     "answer": Command(REQUESTER, (INPUT_REQUIRED,)),
     "reauthorize": Command(REQUESTER, (PENDING_REAUTHORIZATION,)),
-    "cancel": Command(REQUESTER, (OFFERED, *_UNDER_WAY)),
+    "cancel": Command(REQUESTER, (OFFERED, *_UNDER_WAY), by_operator=True),
     "accept-result": Command(REQUESTER, (DELIVERED,)),
     "dispute": Command(REQUESTER, (DELIVERED,)),
-    "resolve": Command(OPERATOR, (DISPUTED,)),
+    "resolve": Command(OPERATOR, (DISPUTED,), by_operator=True),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +13,13 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    and_,
     bindparam,
     case,
     cast,
     extract,
     func,
+    not_,
     or_,
     select,
     tuple_,
@@ -25,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.delegation.errors import DelegationNotFound
-from app.delegation.lifecycle import DELEGATE, REQUESTER
+from app.delegation.lifecycle import COMPLETED, DELEGATE, FAILED, FAILED_HARD_STOP, REQUESTER
 from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord
 from app.ledger.queries import closing_transactions
 from app.registry.queries import agents_of
@@ -293,3 +296,30 @@ def sum_closings(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
 def list_imports(reader: Reader) -> list[AnyRow]:
     """Return the files of an earlier service that were imported, oldest first."""
     return list(reader.execute(select(*ImportRun.__table__.c).order_by(ImportRun.finished_at)))
+
+
+def count_outcomes(
+    reader: Reader, agent_ids: Collection[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Return how many delegations each agent brought to an end well and badly, from the rows alone.
+
+    ``settlement.evidence`` says which count; this is the same rule over all of history, or over
+    that of some agents.
+    """
+    unpaid = and_(Delegation.charged_micros == 0, Delegation.metered_micros > 0)
+    completed = and_(Delegation.status == COMPLETED, not_(unpaid))
+    statement = (
+        select(
+            Delegation.delegate_agent_id,
+            cast(func.sum(case((completed, 1), else_=0)), BigInteger),
+            cast(func.sum(case((completed, 0), else_=1)), BigInteger),
+        )
+        .where(
+            Delegation.status.in_((COMPLETED, FAILED, FAILED_HARD_STOP)),
+            Delegation.requester_owner_id != Delegation.delegate_owner_id,
+        )
+        .group_by(Delegation.delegate_agent_id)
+    )
+    if agent_ids is not None:
+        statement = statement.where(Delegation.delegate_agent_id.in_(agent_ids))
+    return {agent_id: (good, bad) for agent_id, good, bad in reader.execute(statement)}

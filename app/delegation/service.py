@@ -14,6 +14,7 @@ from app.delegation.models import Delegation
 from app.delegation.settlement import budget_of
 from app.delegation.transitions import (
     Actor,
+    acting_as,
     begin,
     close,
     grow_hold,
@@ -107,19 +108,19 @@ def reauthorize(
 def cancel(
     session: Session, actor: Actor, delegation_id: str, token: str | None, reason: str | None
 ) -> Delegation:
-    """Call a delegation off.
+    """Call a delegation off, as its requester or, where a third party has to, as an operator.
 
     A worker at work sees the request in the answer to its next heartbeat and confirms it by giving
     its own lease token here; without that the system cancels after 30 seconds. What was metered by
     then is paid. Where nobody is at work the delegation is cancelled at once.
     """
     delegation = begin(session, actor, delegation_id, "cancel", token)
-    payer, payee = delegation.requester_agent_id, delegation.delegate_agent_id
+    by = delegation.delegate_agent_id if token else acting_as(delegation, actor)
     if delegation.status == lifecycle.IN_PROGRESS and token is None:
         if delegation.cancel_requested_at is None:
             delegation.cancel_requested_at = delegation.updated_at
             set_due(delegation)
-            record(session, delegation, "cancel_requested", payer, actor, reason=reason)
+            record(session, delegation, "cancel_requested", by, actor, reason=reason)
         session.flush()
         return delegation
     if token is not None and delegation.cancel_requested_at is None:
@@ -127,5 +128,5 @@ def cancel(
             "the requester has not asked to cancel; give the task up with fail",
             allowed_commands=lifecycle.allowed_commands(delegation.status),
         )
-    charge, agent = budget_of(delegation).charge, payee if token else payer
-    return close(session, delegation, lifecycle.CANCELLED, charge, agent, actor, reason=reason)
+    charge = budget_of(delegation).charge
+    return close(session, delegation, lifecycle.CANCELLED, charge, by, actor, reason=reason)

@@ -53,9 +53,7 @@ def begin(
     delegation = session.get(Delegation, delegation_id, with_for_update=True)
     if delegation is None:
         raise DelegationNotFound(f"no delegation has the id {delegation_id!r}")
-    _require_side(
-        delegation, actor, lifecycle.DELEGATE if token else lifecycle.COMMANDS[command].side
-    )
+    _require_side(delegation, actor, command, token)
     now = clock.now()
     due = lifecycle.overdue(delegation, now)
     if due is not None:
@@ -82,12 +80,21 @@ def begin(
     return delegation
 
 
-def _require_side(delegation: Delegation, actor: Actor, side: str) -> None:
+def acting_as(delegation: Delegation, actor: Actor) -> str:
+    """Return who gives a requester's command: the requester agent, or ``operator`` for it."""
+    own = actor.owner_id == delegation.requester_owner_id
+    return delegation.requester_agent_id if own else lifecycle.OPERATOR
+
+
+def _require_side(delegation: Delegation, actor: Actor, command: str, token: str | None) -> None:
+    known = lifecycle.COMMANDS[command]
+    # Whoever holds the lease acts for the delegate.
+    side = lifecycle.DELEGATE if token else known.side
     holder = {
         lifecycle.REQUESTER: delegation.requester_owner_id,
         lifecycle.DELEGATE: delegation.delegate_owner_id,
     }.get(side)
-    if actor.owner_id == holder or (side == lifecycle.OPERATOR and actor.is_operator):
+    if actor.owner_id == holder or (actor.is_operator and known.by_operator and not token):
         return
     if actor.owner_id not in (delegation.requester_owner_id, delegation.delegate_owner_id):
         raise NotAParty("the delegation is between agents of other owners")

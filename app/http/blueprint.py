@@ -201,6 +201,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         problems: Sequence[int] = (),
         role: str | None = None,
         conditional: bool = False,
+        headers: Sequence[dict[str, Any]] = (),
     ) -> Callable[[View], View]:
         """Declare a GET: ``view(connection, [principal], [query], **path) -> Response``.
 
@@ -211,7 +212,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         def decorate(view: View) -> View:
             @wraps(view)
             def endpoint(*arguments: Any, **path: str) -> Response:
-                _check_path(path)
+                check_path(path)
                 with services().database.read() as connection:
                     response: Response = view(connection, *arguments, **path)
                 return response
@@ -224,7 +225,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 handler = _authenticated(handler, role)
             if conditional:
                 documented.append(304)
-            self._declare("GET", rule, handler, returns, documented, role, [])
+            self._declare("GET", rule, handler, returns, documented, role, headers)
             return view
 
         return decorate
@@ -239,36 +240,41 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         problems: Sequence[int] = (),
         role: str = "developer",
         conditional: bool = False,
+        prepare: Callable[[Any], Any] | None = None,
+        headers: Sequence[dict[str, Any]] = (),
     ) -> Callable[[View], View]:
         """Declare a write: ``view(session, principal, [body], **path) -> Response``.
 
         The view runs in one transaction with its idempotency row and must not commit.
-        ``conditional`` documents that the endpoint honours ``If-Match``.
+        ``conditional`` documents that the endpoint honours ``If-Match``. ``prepare(principal)`` is
+        for reading that takes long: it runs before the transaction, which would lock others out
+        meanwhile, and what it returns comes before the body.
         """
 
         def decorate(view: View) -> View:
             @wraps(view)
             def endpoint(principal: Any, *arguments: Any, **path: str) -> Response:
-                _check_path(path)
+                check_path(path)
                 canonical = body.dump(arguments[0]) if body is not None else None
                 identity = identify(principal, path, canonical)
+                prepared = () if prepare is None else (prepare(principal),)
                 return run_write(
                     principal,
                     identity,
-                    lambda session: view(session, principal, *arguments, **path),
+                    lambda session: view(session, principal, *prepared, *arguments, **path),
                 )
 
             handler: View = endpoint
             documented = [400, 401, 403, 409, *problems, 503]
-            headers = [IDEMPOTENCY_KEY]
+            documented_headers = [IDEMPOTENCY_KEY, *headers]
             if body is not None:
                 handler = self.arguments(body, location="json")(handler)
                 documented += [413, 415]
             if conditional:
                 documented.append(412)
-                headers.append(IF_MATCH)
+                documented_headers.append(IF_MATCH)
             handler = _authenticated(handler, role, needs_key=True)
-            self._declare(method, rule, handler, returns, documented, role, headers)
+            self._declare(method, rule, handler, returns, documented, role, documented_headers)
             return view
 
         return decorate
@@ -297,7 +303,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         self.route(rule, methods=[method], parameters=parameters)(handler)
 
 
-def _check_path(path: dict[str, str]) -> None:
+def check_path(path: dict[str, str]) -> None:
     """Raise ``PathNotFound`` for a path parameter that is not of its documented form.
 
     Nothing can have such a name, and not every database driver could even look for it.

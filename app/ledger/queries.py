@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -60,6 +60,14 @@ def find_account(reader: Reader, account_id: str) -> AnyRow:
     if row is None:
         raise AccountNotFound(f"no account has the id {account_id!r}")
     return row
+
+
+def find_balances(reader: Reader, account_ids: Sequence[str]) -> dict[str, AnyRow]:
+    """Return the accounts of agents and escrows with these ids, by id, with their sums."""
+    statement = select(
+        Account.id, Account.debits_micros, Account.credits_micros, Account.created_at
+    ).where(Account.id.in_(account_ids))
+    return {row.id: row for row in reader.execute(statement)}
 
 
 _statement_columns = (

@@ -15,7 +15,7 @@ from app.errors import DomainError
 from app.http.context import request_id
 from app.http.problems import kind_of
 from app.operator.errors import PageNotFound
-from app.operator.web import is_live, pages, render
+from app.operator.web import is_live, pages, render, visitor
 
 log = structlog.get_logger("agenthub.console")
 
@@ -23,6 +23,7 @@ log = structlog.get_logger("agenthub.console")
 @pages.route("/<path:rest>", methods=["GET", "POST"])
 def unknown(rest: str) -> Response:
     """Say that there is no such page."""
+    visitor()
     raise PageNotFound("the console has no such page")
 
 
@@ -68,7 +69,7 @@ def _page(status: int, heading: str, detail: str) -> Response:
         title=heading,
         area="",
         status=status,
-        detail=detail,
+        detail=detail[:1].upper() + detail[1:],
         request_id=request_id(),
         again=request.method == "GET" and status >= 500,
     )

@@ -10,13 +10,22 @@ from app.http.context import EXTENSION as SERVICES
 from app.http.context import Services
 
 # Imported for the pages they declare.
-from app.operator import overview, problems, signin, text
+from app.operator import (
+    agents,
+    delegations,
+    ledger,
+    operations,
+    overview,
+    problems,
+    signin,
+    text,
+)
 from app.operator.history import History
 from app.operator.remembered import Remembered
 from app.operator.session import Signer
 from app.operator.web import EXTENSION, Console, pages
 
-DECLARING = (overview, problems, signin)
+DECLARING = (agents, delegations, ledger, operations, overview, problems, signin)
 # Attempts to sign in from one address in a minute, in each process. Keys cannot be guessed; this
 # spares the database and the log.
 ATTEMPTS_PER_MINUTE = 30
@@ -41,5 +50,6 @@ def register_console(app: Flask) -> None:
         "words": text.words,
         "state": text.state,
         "segment": text.segment,
+        "pretty": text.pretty,
     }
     app.register_blueprint(pages)

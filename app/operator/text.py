@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
+
+import orjson
 
 from app.delegation import lifecycle
 from app.money import MICROS_PER_USD
@@ -91,3 +93,8 @@ def words(name: str) -> str:
 def segment(name: str) -> str:
     """Return a name as a segment of an address."""
     return quote(name, safe="@:")
+
+
+def pretty(document: Any) -> str:
+    """Return a JSON value indented."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()

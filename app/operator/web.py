@@ -32,6 +32,7 @@ from app import clock, ids
 from app.access.errors import ApiKeyInvalid, RoleRequired
 from app.access.limits import RateLimiter
 from app.access.service import Principal, find_principal
+from app.http.blueprint import check_path
 from app.http.context import services
 from app.operator.errors import FormRefused
 from app.operator.history import History
@@ -159,6 +160,7 @@ def page(rule: str, *, role: str = "viewer", greets: bool = False) -> Callable[[
             if who is None:
                 return _to_sign_in(greets)
             require(who, role)
+            check_path(path)
             with services().database.read() as connection:
                 return respond(view(connection, who, **path))
 
@@ -222,9 +224,10 @@ def action(rule: str, *, role: str = "admin") -> Callable[[View], View]:
                 return redirect(url_for("console.sign_in"), 303)
             check_form(who.session.id)
             require(who, role)
+            check_path(path)
             return respond(view(who, **path))
 
-        pages.add_url_rule(rule, view.__name__, endpoint, methods=["POST"])
+        pages.add_url_rule(rule, f"{view.__name__}_action", endpoint, methods=["POST"])
         return view
 
     return decorate
@@ -274,6 +277,12 @@ def form_token() -> str:
     """Return what the forms of the current page carry."""
     who: Visitor | None = g.get("visitor")
     return console().signer.form_token(who.session.id) if who else ""
+
+
+@pages.app_template_global("idempotency_key")
+def idempotency_key() -> str:
+    """Return a name for what a form does, so that it is done once however often it is sent."""
+    return f"console-{ids.new_id()}"
 
 
 @pages.context_processor

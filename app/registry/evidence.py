@@ -84,7 +84,7 @@ def report_usage(
     ``AgentNotFound``.
     """
     independent = find_owner(session, agent_id) != owner_id
-    evidence = _lock_evidence(session, agent_id)
+    evidence = lock_evidence(session, agent_id)
     before = session.scalars(
         select(UsageReport)
         .where(UsageReport.agent_id == agent_id, UsageReport.reported_by == owner_id)
@@ -120,7 +120,7 @@ def report_usage(
     return report
 
 
-def _lock_evidence(session: Session, agent_id: str) -> TrustEvidence:
+def lock_evidence(session: Session, agent_id: str) -> TrustEvidence:
     """Return the agent's evidence, locked, so that reports are summed one after the other."""
     insert_if_absent(
         session,

@@ -180,6 +180,7 @@ class World:
         self.time.advance(seconds=40)
         worker = self.accept(delegation_id)
         self.meter(worker, 0.8, 1.1, 1.45)
+        self.time.advance(seconds=20)
         assert worker.send("deliver", output={"invoices": 12, "total": 4120.5}).status_code == 200
         self.time.advance(minutes=11)
         reason = "Two of the twelve totals are those of other invoices"

@@ -114,3 +114,6 @@ for (const form of document.querySelectorAll("form[data-once]")) {
 for (const choice of document.querySelectorAll("select[data-submit]")) {
   choice.addEventListener("change", () => choice.form.requestSubmit());
 }
+
+// On a narrow screen the navigation scrolls: show where we are.
+document.querySelector("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });

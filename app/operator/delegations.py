@@ -1,0 +1,282 @@
+"""Delegations: the list, one of them, and what an operator decides about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+from flask import redirect, request, url_for
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response
+
+from app import clock
+from app.access.service import Principal
+from app.delegation import breaker, documents, lifecycle, queries, schemas, service
+from app.delegation.errors import DelegationNotFound, NotAParty
+from app.delegation.settlement import budget_of
+from app.delegation.transitions import Actor
+from app.http.context import services
+from app.ledger import seals
+from app.ledger.errors import NotSealed
+from app.ledger.metering import list_delegation_events
+from app.ledger.queries import list_delegation_transactions
+from app.operator.actions import Refusal, load_form, perform
+from app.operator.paging import PAGE_SIZE, Pager, moment_cursor, moment_position
+from app.operator.text import words
+from app.operator.web import Visitor, action, page, render
+from app.registry.queries import find_parties, is_agent_id
+
+STAGES = ("discovery", "negotiation", "execution", "delivery", "settlement", "feedback")
+# The trail of a page; the API has all of it.
+NOBODY = "-"
+FIRST_YEAR, LAST_YEAR = 1970, 9000
+MAX_TRAIL, MAX_TRANSACTIONS, MAX_DOCUMENT = 200, 20, 20_000
+
+
+def _day(name: str) -> datetime | None:
+    """Return a day of the filter as its first moment, None if it is no day."""
+    try:
+        day = datetime.fromisoformat(request.args.get(name, "")[:10]).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return day if FIRST_YEAR <= day.year <= LAST_YEAR else None
+
+
+@page("/delegations")
+def delegations(connection: Connection, visitor: Visitor) -> str:
+    """List delegations, newest first."""
+    status, role = request.args.get("status"), request.args.get("role")
+    status = status if status in lifecycle.STATUSES else None
+    role = role if role in (lifecycle.REQUESTER, lifecycle.DELEGATE) else None
+    agent_id = request.args.get("agent_id", "").strip() or None
+    begin, end = _day("from"), _day("to")
+    rows = queries.list_delegations(
+        connection,
+        owner_id=visitor.owner_scope,
+        # An id that no agent can have finds nothing.
+        agent_id=agent_id if agent_id is None or is_agent_id(agent_id) else NOBODY,
+        role=role if agent_id else None,
+        status=status,
+        created_from=begin,
+        created_before=end + timedelta(days=1) if end else None,
+        limit=PAGE_SIZE + 1,
+        before=moment_position(),
+    )
+    now = clock.now()
+    return render(
+        "delegations.html",
+        title="Delegations",
+        area="delegations",
+        statuses=lifecycle.STATUSES,
+        status=status,
+        role=role,
+        agent_id=agent_id or "",
+        begin=begin.date().isoformat() if begin else "",
+        end=end.date().isoformat() if end else "",
+        filtered=any((status, agent_id, begin, end)),
+        rows=[documents.effective(row, now) for row in rows[:PAGE_SIZE]],
+        pager=Pager.of(rows, moment_cursor),
+    )
+
+
+def _visible(connection: Connection, visitor: Visitor, delegation_id: str) -> Any:
+    """Return a delegation as it is now. Raises ``NotAParty`` for one of other owners."""
+    row = queries.find_delegation(connection, delegation_id)
+    owners = (row.requester_owner_id, row.delegate_owner_id)
+    if not visitor.is_admin and visitor.principal.owner_id not in owners:
+        raise NotAParty("the delegation is between agents of other owners")
+    return documents.effective(row, clock.now())
+
+
+@page("/delegations/<delegation_id>")
+def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> str:
+    """Show one delegation: its stages, its budget, all that happened, and its money."""
+    try:
+        row = _visible(connection, visitor, delegation_id)
+    except DelegationNotFound:
+        return _imported(connection, visitor, delegation_id)
+    events = queries.list_events(connection, delegation_id)
+    use = list_delegation_events(connection, delegation_id, limit=MAX_TRAIL)
+    transactions = list_delegation_transactions(
+        connection, delegation_id, limit=MAX_TRANSACTIONS, after=0
+    )
+    return render(
+        "delegation.html",
+        title=f"Delegation {delegation_id[-8:]}",
+        area="delegations",
+        row=row,
+        budget=breaker.controls(budget_of(row)),
+        next_due=lifecycle.next_due(row),
+        stages=_stages(row, events),
+        trail=_trail(events, use),
+        task_input=_pretty(row.task_input),
+        deliverable=_pretty(row.deliverable),
+        decision=orjson.loads(row.policy_decision),
+        transactions=[one | {"seal": _seal(connection, one)} for one in transactions],
+        commands=_commands(visitor, row),
+        done=request.args.get("done", ""),
+    )
+
+
+def _commands(visitor: Visitor, row: Any) -> list[str]:
+    """Return what the visitor may do here: operators decide, requesters use the API."""
+    allowed = lifecycle.allowed_commands(row.status, row.execution)
+    return [name for name in ("resolve", "cancel") if visitor.is_admin and name in allowed]
+
+
+def _stages(row: Any, events: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return all six stages, each with the moment it began if it did."""
+    reached = {
+        stage["stage"]: datetime.fromisoformat(stage["timestamp"])
+        for stage in documents.delegation_document(row, events)["lifecycle"]
+    }
+    newest = next((name for name in reversed(STAGES) if name in reached), None)
+    return [{"name": name, "at": reached.get(name), "is_newest": name == newest} for name in STAGES]
+
+
+def _trail(events: Sequence[Any], use: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what happened and what was used, newest first."""
+    happened = [
+        {
+            "at": event.at,
+            "order": (event.at, 0, event.number),
+            "what": words(event.kind),
+            "status": event.status,
+            "actor": event.actor,
+            "cost": None,
+            "details": orjson.loads(event.details),
+        }
+        for event in events
+    ]
+    used = [
+        {
+            "at": event.recorded_at,
+            "order": (event.recorded_at, 1, event.seq),
+            "what": event.operation,
+            "status": None,
+            "actor": event.actor,
+            "cost": event.cost_micros,
+            "details": orjson.loads(event.meta),
+        }
+        for event in use
+    ]
+    newest_first = sorted(happened + used, key=lambda one: one["order"], reverse=True)
+    return newest_first[:MAX_TRAIL]
+
+
+def _pretty(text: str | None) -> str | None:
+    if text is None:
+        return None
+    shown = orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    return shown if len(shown) <= MAX_DOCUMENT else f"{shown[:MAX_DOCUMENT]}\n…"
+
+
+def _seal(connection: Connection, transaction: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return seals.prove(connection, transaction["id"])
+    except NotSealed:
+        return None
+
+
+def _imported(connection: Connection, visitor: Visitor, delegation_id: str) -> str:
+    record = queries.find_legacy_record(connection, delegation_id)
+    parties = find_parties(connection, (record.requester_agent_id, record.delegate_agent_id))
+    mine = {party.owner_id for party in parties.values()}
+    if not visitor.is_admin and visitor.principal.owner_id not in mine:
+        raise NotAParty("the delegation is between agents of other owners")
+    return render(
+        "imported.html",
+        title=f"Imported delegation {delegation_id}",
+        area="delegations",
+        row=record,
+        record=_pretty(record.record),
+    )
+
+
+@page("/delegations/<delegation_id>/resolve", role="admin")
+def resolve_form(connection: Connection, visitor: Visitor, delegation_id: str) -> str:
+    """Ask once what a disputed result is worth."""
+    return _form(connection, visitor, delegation_id, "resolve", {})
+
+
+@page("/delegations/<delegation_id>/cancel", role="admin")
+def cancel_form(connection: Connection, visitor: Visitor, delegation_id: str) -> str:
+    """Ask once whether to call a delegation off."""
+    return _form(connection, visitor, delegation_id, "cancel", {})
+
+
+def _form(
+    connection: Connection,
+    visitor: Visitor,
+    delegation_id: str,
+    command: str,
+    given: dict[str, str],
+    problem: str | None = None,
+) -> str:
+    row = _visible(connection, visitor, delegation_id)
+    return render(
+        f"{command}.html",
+        title=f"{command.capitalize()} delegation {delegation_id[-8:]}",
+        area="delegations",
+        row=row,
+        charge=budget_of(row).charge,
+        allowed=command in _commands(visitor, row),
+        given=given,
+        problem=problem,
+    )
+
+
+def _actor(principal: Principal) -> Actor:
+    return Actor(principal.owner_id, principal.key_id, principal.has_role("admin"))
+
+
+def _decide(visitor: Visitor, delegation_id: str, command: str, schema: Any, effect: Any) -> Any:
+    """Give a command as the API would, and lead back to the delegation."""
+    given = {name: request.form.get(name, "") for name in ("charge_usd", "reason")}
+    route = f"/v1/delegations/<delegation_id>/{command}"
+    try:
+        body = load_form(schema, given)
+
+        def run(session: Session) -> Any:
+            found = effect(session, _actor(visitor.principal), delegation_id, body)
+            events = queries.list_events(session, found.id)
+            return documents.delegation_document(found, events)
+
+        perform(visitor, route, {"delegation_id": delegation_id}, schema.dump(body), run)
+    except Refusal as refusal:
+        with services().database.read() as connection:
+            html = _form(connection, visitor, delegation_id, command, given, refusal.detail)
+        return Response(html, refusal.status, content_type="text/html; charset=utf-8")
+    path = url_for("console.delegation", delegation_id=delegation_id, done=command)
+    return redirect(path, 303)
+
+
+@action("/delegations/<delegation_id>/resolve")
+def resolve(visitor: Visitor, delegation_id: str) -> Any:
+    """Decide a dispute."""
+    return _decide(
+        visitor,
+        delegation_id,
+        "resolve",
+        schemas.Resolve(),
+        lambda session, actor, identifier, body: service.resolve(
+            session, actor, identifier, body["charge_usd"], body["reason"]
+        ),
+    )
+
+
+@action("/delegations/<delegation_id>/cancel")
+def cancel(visitor: Visitor, delegation_id: str) -> Any:
+    """Call a delegation off."""
+    return _decide(
+        visitor,
+        delegation_id,
+        "cancel",
+        schemas.Cancel(),
+        lambda session, actor, identifier, body: service.cancel(
+            session, actor, identifier, None, body["reason"]
+        ),
+    )

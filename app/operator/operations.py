@@ -1,0 +1,115 @@
+"""Operations: the schema and its history, keys, imports, and what administrators did.
+
+The page is a list of panels, so that a scope with something to operate adds one without touching
+the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import redirect, request, url_for
+from sqlalchemy import Connection
+
+from app import clock
+from app.access.audit import list_actions
+from app.access.service import list_keys
+from app.delegation.queries import list_imports
+from app.http.context import services
+from app.http.pagination import encode_cursor
+from app.operator.actions import Refusal, perform
+from app.operator.evidence import compare, repair
+from app.operator.paging import PAGE_SIZE, Pager, cursor
+from app.operator.web import Visitor, action, console, page, render
+from app.ops.tracks import read_journal, read_tracks
+
+SHOWN_STEPS = 12
+REFRESH_ROUTE = "/v1/operator/refresh"
+
+
+def _schema(connection: Connection) -> dict[str, Any]:
+    journal = read_journal(connection)
+    return {
+        "tracks": read_tracks(connection),
+        "journal": journal[::-1][:SHOWN_STEPS],
+        "steps": len(journal),
+    }
+
+
+def _keys(connection: Connection) -> dict[str, Any]:
+    now = clock.now()
+    found = []
+    for key in reversed(list_keys(connection)):
+        expires: Any = key["expires_at"]
+        if key["revoked_at"] is not None:
+            state = "revoked"
+        elif expires is not None and expires <= now:
+            state = "expired"
+        else:
+            state = "rotated" if key["replaced_by"] else "live"
+        found.append(key | {"state": state})
+    found.sort(key=lambda key: key["state"] not in ("live", "rotated"))
+    return {"api_keys": found[:PAGE_SIZE], "more_keys": max(0, len(found) - PAGE_SIZE)}
+
+
+def _imports(connection: Connection) -> dict[str, Any]:
+    return {"imports": list_imports(connection)}
+
+
+def _trust(_: Connection) -> dict[str, Any]:
+    return {"refreshed": request.args.get("refreshed"), "compared": request.args.get("compared")}
+
+
+def _actions(connection: Connection) -> dict[str, Any]:
+    rows = list_actions(connection, limit=PAGE_SIZE + 1, before=cursor("[0-9a-f-]{36}"))
+    return {
+        "actions": rows[:PAGE_SIZE],
+        "pager": Pager.of(rows, lambda row: encode_cursor(row.id)),
+    }
+
+
+# What an operator looks after, in the order of the page: template, heading, what it shows.
+PANELS: list[tuple[str, str, Callable[[Connection], dict[str, Any]]]] = [
+    ("schema", "Schema", _schema),
+    ("trust", "Trust evidence", _trust),
+    ("backups", "Backups", lambda _: {}),
+    ("keys", "API keys", _keys),
+    ("imports", "Imports", _imports),
+    ("actions", "What administrators did", _actions),
+]
+
+
+@page("/operations", role="admin")
+def operations(connection: Connection, visitor: Visitor) -> str:
+    """Show what an operator looks after."""
+    return render(
+        "operations.html",
+        title="Operations",
+        area="operations",
+        panels=[(name, heading, show(connection)) for name, heading, show in PANELS],
+        problem=request.args.get("problem"),
+    )
+
+
+@action("/refresh")
+def refresh(visitor: Visitor) -> Any:
+    """Hold trust evidence to history, and repair what differs."""
+    with services().database.snapshot() as connection:
+        report = compare(connection)
+    try:
+        done = perform(
+            visitor, REFRESH_ROUTE, {}, None, lambda session: repair(session, report).document()
+        )
+    except Refusal as refusal:
+        return redirect(url_for("console.operations", problem=refusal.detail), 303)
+    console().versions.forget()
+    return redirect(
+        url_for(
+            "console.operations",
+            refreshed=done["repaired_total"],
+            compared=done["compared_agents"],
+            _anchor="trust",
+        ),
+        303,
+    )

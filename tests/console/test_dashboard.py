@@ -1,0 +1,182 @@
+"""The JSON behind the console: the dashboard, and the refresh of evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import text
+
+from app.delegation.models import Delegation
+from app.delegation.queries import count_outcomes
+from app.delegation.settlement import evidence
+from app.http.context import Services
+from tests.client import Api
+from tests.console.conftest import Visitor
+from tests.console.world import CLERK, READER, TRANSLATOR, World
+from tests.delegation.conftest import problem
+
+DASHBOARD, REFRESH = "/v1/operator/dashboard", "/v1/operator/refresh"
+
+
+def test_a_dashboard_has_its_sections(world: World) -> None:
+    world.register()
+    known = world.live()
+    operator = world.callers["operator"]
+    document = operator.get(f"{DASHBOARD}?agent_id={READER}&query=globex").get_json()
+    assert (document["role"], document["agent_id"]) == ("admin", READER)
+    sections = document["sections"]
+    assert [one["agent_id"] for one in sections["search"]["results"]] == [TRANSLATOR, READER]
+    assert sections["agent_detail"] == operator.get(f"/v1/agents/{READER}").get_json()
+    assert sections["eval"]["cases"] == {"passed": 49, "total": 50}
+    assert sections["trust"] == operator.get(f"/v1/agents/{READER}/trust").get_json()
+    newest = [one["delegation_id"] for one in sections["delegations"]["newest"]]
+    assert newest[0] == known["offered"]
+    assert len(newest) == len(known)
+    counts = {one["status"]: one["number"] for one in sections["delegations"]["counts"]}
+    assert counts == dict.fromkeys(counts, 1) | dict.fromkeys(
+        ("completed", "failed_hard_stop", "expired"), 0
+    )
+
+
+def test_without_an_agent_its_sections_are_null(world: World) -> None:
+    document = world.callers["acme"].get(DASHBOARD).get_json()
+    assert document["role"] == "developer"
+    sections = document["sections"]
+    assert sections["search"] == {"query": None, "results": []}
+    assert [sections[name] for name in ("agent_detail", "eval", "trust")] == [None, None, None]
+
+
+def test_an_owner_gets_what_is_his(world: World) -> None:
+    world.register()
+    known = world.live()
+    found = world.callers["initech"].get(DASHBOARD).get_json()["sections"]["delegations"]
+    assert [one["delegation_id"] for one in found["newest"]] == [known["delivered"]]
+    assert sum(one["number"] for one in found["counts"]) == 1
+
+
+def test_the_header_only_lowers_a_role(caller: Callable[..., Api]) -> None:
+    for role, asked, expected in (
+        ("admin", None, "admin"),
+        ("admin", "viewer", "viewer"),
+        ("admin", "developer", "developer"),
+        ("viewer", "viewer", "viewer"),
+        ("viewer", "admin", None),
+        ("viewer", "developer", None),
+        ("developer", "admin", None),
+        ("admin", "root", None),
+        ("admin", "", None),
+    ):
+        headers = {} if asked is None else {"X-Operator-Role": asked}
+        response = caller("somebody", role).get(DASHBOARD, headers=headers)
+        if expected is None:
+            assert problem(response) == (403, "operator_role_refused")
+        else:
+            assert response.get_json()["role"] == expected
+
+
+def test_a_lowered_administrator_sees_what_is_his(world: World) -> None:
+    world.register()
+    world.live()
+    headers = {"X-Operator-Role": "viewer"}
+    document = world.callers["operator"].get(DASHBOARD, headers=headers).get_json()
+    assert document["sections"]["delegations"]["newest"] == []
+
+
+def test_a_dashboard_refuses(world: World, anyone: Api) -> None:
+    assert anyone.get(DASHBOARD).status_code == 401
+    acme = world.callers["acme"]
+    assert acme.get(f"{DASHBOARD}?agent_id=@no:body").status_code == 404
+    assert acme.get(f"{DASHBOARD}?agent_id=%00").status_code == 404
+    assert acme.get(f"{DASHBOARD}?query={'x' * 201}").status_code == 422
+    assert acme.get(f"{DASHBOARD}?colour=red").status_code == 422
+    assert acme.get(f"{DASHBOARD}?query=%00").status_code == 200
+
+
+def test_only_administrators_refresh(caller: Callable[..., Api]) -> None:
+    for role, headers, code in (
+        ("viewer", {}, "role_required"),
+        ("viewer", {"X-Operator-Role": "admin"}, "role_required"),
+        ("developer", {}, "role_required"),
+        ("admin", {"X-Operator-Role": "viewer"}, "operator_role_refused"),
+        ("admin", {"X-Operator-Role": "owner"}, "operator_role_refused"),
+    ):
+        refused = caller("somebody", role).post(REFRESH, headers=headers)
+        assert problem(refused) == (403, code)
+
+
+def test_a_refresh_finds_nothing_where_nothing_is_wrong(world: World) -> None:
+    world.register()
+    for _ in range(8):
+        world.inline()
+    world.live()
+    document = world.send(world.callers["operator"], "POST", REFRESH)
+    assert document == {
+        "status": "refreshed",
+        "role": "admin",
+        "compared_agents": 7,
+        "repaired_total": 0,
+        "remaining": 0,
+        "repaired": [],
+    }
+
+
+def test_the_two_countings_of_outcomes_agree(world: World, services: Services) -> None:
+    world.register()
+    for _ in range(30):
+        world.inline()
+    world.live()
+    unpaid = world.disputed()
+    decision = {"charge_usd": 0, "reason": "unusable"}
+    world.send(world.callers["operator"], "POST", f"/v1/delegations/{unpaid}/resolve", decision)
+    with services.database.read() as connection:
+        rows = connection.execute(Delegation.__table__.select()).mappings()
+        expected = {name: (one.completed, one.failed) for name, one in evidence(rows).items()}
+        assert count_outcomes(connection) == expected
+        assert expected[READER][1] > 1
+
+
+def test_a_refresh_repairs_what_differs(world: World, admin: Visitor, services: Services) -> None:
+    world.register()
+    for _ in range(8):
+        world.inline()
+    acme, operator = world.callers["acme"], world.callers["operator"]
+    for count in (50, 80):
+        usage = {"outcome": "failure", "count": count}
+        world.send(acme, "POST", f"/v1/agents/{READER}/trust/usage", usage)
+    own = {"outcome": "success", "count": 7}
+    world.send(world.callers["globex"], "POST", f"/v1/agents/{READER}/trust/usage", own)
+    path = f"/v1/agents/{READER}/trust"
+    before, tag = acme.get(path).get_json(), acme.get(f"/v1/agents/{READER}").headers["ETag"]
+    assert world.send(operator, "POST", REFRESH)["repaired_total"] == 0
+    changes = (
+        "UPDATE registry_trust_evidence SET delegations_completed = 900, usage_reporters = 0,"
+        " usage_over_limit = 3 WHERE agent_id = :id",
+        "UPDATE registry_agents SET eval_cases_passed = 1 WHERE id = :id",
+    )
+    with services.database.transaction() as session:
+        for change in changes:
+            session.execute(text(change), {"id": READER})
+        session.execute(
+            text("DELETE FROM registry_trust_evidence WHERE agent_id = :id"), {"id": TRANSLATOR}
+        )
+    assert acme.get(path).get_json() != before
+    document = world.send(operator, "POST", REFRESH)
+    repaired = {one["agent_id"]: one for one in document["repaired"]}
+    assert document["repaired_total"] == len(repaired) == 2
+    assert set(repaired[READER]["kept"]) == {
+        *("delegations_completed", "usage_reporters", "usage_over_limit", "eval_cases_passed"),
+    }
+    assert repaired[READER]["kept"]["delegations_completed"] == 900
+    assert acme.get(path).get_json() == before
+    assert acme.get(f"/v1/agents/{READER}").headers["ETag"] != tag
+    assert world.send(operator, "POST", REFRESH)["repaired_total"] == 0
+    assert CLERK not in repaired
+
+
+def test_the_console_refreshes_too(world: World, admin: Visitor, services: Services) -> None:
+    world.register()
+    with services.database.transaction() as session:
+        session.execute(text("UPDATE registry_trust_evidence SET usage_succeeded = 39"))
+    response = admin.send("/operator/operations", "/operator/refresh")
+    page = admin.see(response.headers["Location"].partition("#")[0])
+    assert "7 agents were compared; 1 were repaired" in page

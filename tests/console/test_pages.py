@@ -1,0 +1,224 @@
+"""The pages: each shows what the API answers, empty and filled, and leads on."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pytest
+
+from app.http.context import Services
+from app.operator import paging
+from tests.console.conftest import Visitor
+from tests.console.world import AGENTS, ANALYST, CLERK, READER, World
+
+
+def plain(page: str) -> str:
+    """Return the words that a page shows."""
+    main = re.sub(r"<(script|style|svg|pre).*?</\1>", " ", page.partition("<main")[2], flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", main)).split())
+
+
+def links(page: str, prefix: str) -> list[str]:
+    """Return where the links of a page's content lead, of those that begin with ``prefix``."""
+    found = re.findall(r'href="([^"]+)"', page.partition("<main")[2])
+    return [html.unescape(one) for one in found if one.startswith(prefix)]
+
+
+EMPTY = {
+    "/operator/agents": "No agent is registered yet",
+    "/operator/agents?q=none": "No agent’s id has all of that",  # noqa: RUF001
+    "/operator/versioning": "Name an agent with two versions",
+    "/operator/delegations": "No delegation yet",
+    "/operator/delegations?status=disputed": "No delegation is like that",
+    "/operator/ledger": "Nothing is sealed yet",
+    "/operator/operations": "Nothing was imported",
+}
+
+
+def test_empty_pages_say_so(admin: Visitor) -> None:
+    for path, words in EMPTY.items():
+        assert words in plain(admin.see(path)), path
+
+
+def test_agents_are_found_by_words_of_their_ids(world: World, admin: Visitor) -> None:
+    world.register()
+
+    def found(query: str) -> list[str]:
+        page = admin.see(f"/operator/agents?{query}")
+        return [path.rpartition("/")[2] for path in links(page, "/operator/agents/@")]
+
+    assert found("") == sorted(AGENTS)
+    assert found("q=reader") == [READER]
+    assert found("q=GLOBEX+trans") == ["@globex:contract-translator"]
+    assert found("q=%25") == found("q=_") == found("q=%00") == found("q=%C3%A9") == []
+    assert found("status=deprecated") == ["@acme:audit-helper"]
+    assert found("mine=1") == []
+
+
+def test_an_agent_shows_what_is_known_of_it(world: World, admin: Visitor) -> None:
+    world.register()
+    world.live()
+    page = admin.see(f"/operator/agents/{READER}")
+    text = plain(page)
+    for words in (
+        "Invoice Reader",
+        "owner globex",
+        "Extract an invoice",
+        "3 breaking, 2 other",
+        "acceptance 49/50",
+        "few reporters",
+        "Balance",
+        "250.00",
+        "deterministic workflow",
+    ):
+        assert words in text
+    delegations = links(page, "/operator/delegations/")
+    assert len(delegations) == 8
+    assert admin.get("/operator/agents/@globex:nobody").status_code == 404
+
+
+def test_every_optional_part_of_a_manifest_is_shown(world: World, admin: Visitor) -> None:
+    from tests.registry.manifests import build_full_manifest
+
+    body = {"namespace": "@acme", "manifest": build_full_manifest()}
+    world.send(world.callers["acme"], "POST", "/v1/agents", body)
+    text = plain(admin.see("/operator/agents/@acme:invoice-summarizer"))
+    for words in ("vault://finance/erp", "@acme:ocr", "on failure retry", "0a1b2c3d4e"):
+        assert words in text
+
+
+def test_versions_are_compared(world: World, admin: Visitor) -> None:
+    world.register()
+    assert READER in plain(admin.see("/operator/versioning"))
+    text = plain(admin.see(f"/operator/versioning?agent_id={READER}"))
+    assert "Breaks callers" in text
+    breaking, _, other = text.partition("Not breaking")
+    for words in ("Requires more input", "Has a stronger side effect", "none → low"):
+        assert words in breaking
+    assert "Removes a capability classify-expense" in breaking
+    assert "Adds a capability detect-duplicates" in other
+    assert "+0.04" in text
+    swapped = f"/operator/versioning?agent_id={READER}&base=2.0.0&target=1.0.0"
+    assert "Adds a capability classify-expense" in plain(admin.see(swapped))
+    same = f"/operator/versioning?agent_id={READER}&base=2.0.0&target=2.0.0"
+    assert "Nothing changes for callers" in plain(admin.see(same))
+    single = plain(admin.see(f"/operator/versioning?agent_id={CLERK}"))
+    assert "Nothing changes for callers" in single
+    assert admin.get("/operator/versioning?agent_id=@a:b").status_code == 404
+
+
+def test_delegations_are_filtered(world: World, admin: Visitor) -> None:
+    world.register()
+    known = world.live()
+
+    def found(query: str) -> set[str]:
+        page = admin.see(f"/operator/delegations?{query}")
+        return {path.rpartition("/")[2] for path in links(page, "/operator/delegations/")}
+
+    assert found("") == set(known.values())
+    assert found("status=disputed") == {known["disputed"]}
+    assert found(f"agent_id={ANALYST}") == {known["delivered"]}
+    assert found(f"agent_id={ANALYST}&role=delegate") == set()
+    assert found("from=2026-11-20&to=2026-11-20") == set(known.values())
+    assert found("from=2026-11-21") == found("to=2026-11-19") == set()
+    nonsense = "from=9999-99-99&to=9999-12-31&status=x&role=y"
+    assert found(nonsense) == set(known.values())
+    assert found("agent_id=%00") == found("agent_id=nobody") == set()
+
+
+def test_long_lists_have_pages(
+    world: World, admin: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("agents", "delegations", "ledger", "operations"):
+        monkeypatch.setattr(f"app.operator.{module}.PAGE_SIZE", 3)
+    monkeypatch.setattr(paging, "PAGE_SIZE", 3)
+    world.register()
+    world.live()
+    account = f"/operator/ledger/accounts/agent:{CLERK}"
+    for path, prefix, total in (
+        ("/operator/agents", "/operator/agents/@", len(AGENTS)),
+        ("/operator/delegations", "/operator/delegations/", 9),
+        ("/operator/ledger", "/operator/ledger/accounts/agent:", len(AGENTS)),
+        (account, "/operator/ledger/transactions/", 12),
+    ):
+        seen: list[str] = []
+        at: str | None = path
+        while at is not None:
+            page = admin.see(at)
+            seen += [one for one in links(page, prefix) if "?" not in one]
+            following = re.search(r'rel="next" href="([^"]+)"', page)
+            at = html.unescape(following[1]) if following else None
+        assert len(seen) == len(set(seen)) == total, path
+        assert admin.get(f"{path}?cursor=nonsense").status_code == 422
+
+
+def test_a_delegation_shows_its_whole_life(
+    world: World, admin: Visitor, services: Services
+) -> None:
+    world.register()
+    known = world.live()
+    world.seal()
+    page = admin.see(f"/operator/delegations/{known['disputed']}")
+    text = plain(page)
+    for words in (
+        "delivery 20 Nov",
+        "settlement not reached",
+        "3.35 used of 4.00 authorized, 83.8 %",
+        "Soft alert: 80 % is used",
+        "Two of the twelve totals are those of other invoices",
+        "the dispute was not resolved in time",
+        "block 1, leaf",
+    ):
+        assert words in text
+    transaction = links(page, "/operator/ledger/transactions/")[0]
+    proof = plain(admin.see(transaction))
+    assert "in block 1" in proof
+    for state in ("pending_reauthorization", "failed", "declined", "cancelled", "offered"):
+        assert "Audit trail" in admin.see(f"/operator/delegations/{known[state]}")
+    assert admin.get("/operator/delegations/nothing").status_code == 404
+    assert admin.get("/operator/delegations/%00").status_code == 404
+
+
+def test_the_world_outside_has_a_statement(world: World, admin: Visitor) -> None:
+    world.register()
+    text = plain(admin.see("/operator/ledger/accounts/sys:world"))
+    assert text.count("topup") == len(AGENTS)
+    assert "\N{MINUS SIGN}250.00" in text
+
+
+def test_keys_are_shown_without_secrets(world: World, admin: Visitor) -> None:
+    page = admin.see("/operator/operations")
+    assert admin.key.split("_")[1] in page
+    assert admin.key.rpartition("_")[2] not in page
+    assert plain(page).count("developer") == 3
+
+
+def test_a_page_that_fails_says_so(
+    admin: Visitor, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("app.operator.agents.queries.search_agents", fail)
+    response = admin.get("/operator/agents")
+    assert response.status_code == 500
+    assert "secret detail" not in response.text
+    assert "nothing was changed" in response.text
+    assert admin.get("/operator/agents", **{"X-Console-Live": "1"}).data == b""
+
+
+def test_a_database_that_is_away_is_said_to_be(
+    admin: Visitor, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    monkeypatch.setattr("app.operator.web.find_principal", away)
+    response = admin.get("/operator")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "2"
+    assert "connection refused" not in response.text

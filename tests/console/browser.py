@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 FLAGS = (
@@ -82,7 +84,16 @@ class Browser:
         """Sign in on the form."""
         self.open(path)
         self.find("#api_key").send_keys(key)
-        self.find("form[action='/operator/sign-in'] button").click()
+        self.follow(self.find("form[action='/operator/sign-in'] button").click)
+
+    def follow(self, act: Callable[[], object]) -> None:
+        """Do something that leads to another page, and wait until that page is there."""
+        self.driver.execute_script("window.isBefore = true")
+        act()
+        arrived = "return !window.isBefore && document.readyState === 'complete'"
+        WebDriverWait(
+            self.driver, WAIT_SECONDS, 0.05, ignored_exceptions=[WebDriverException]
+        ).until(lambda driver: driver.execute_script(arrived))
 
     def resize(self, width: int, height: int) -> None:
         """Give the page this many CSS pixels."""

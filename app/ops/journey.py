@@ -14,7 +14,7 @@ from app.ops.demo import build_capability, build_manifest
 NAMESPACE = "@agenthub-readiness"
 REQUESTER, WORKER = f"{NAMESPACE}:requester", f"{NAMESPACE}:worker"
 ESTIMATE_USD, CHARGE_USD = 0.02, 0.01
-PAGE = "/docs"
+PAGES = ("/docs", "/operator")
 ECHO = build_capability(
     "echo", "Echo a text", "Returns the text it was given.", {"text": "string"}, {"text": "string"}
 )
@@ -142,11 +142,12 @@ class Journey:
 
     def look_at_pages(self) -> str:
         """People are shown pages."""
-        try:
-            with urllib.request.urlopen(self.url + PAGE, timeout=30) as answer:  # noqa: S310
-                kind = answer.headers.get_content_type()
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise CallFailed(f"GET {PAGE}: {error}") from None
-        if kind != "text/html":
-            raise CallFailed(f"GET {PAGE} answers {kind}")
-        return PAGE
+        for page in PAGES:
+            try:
+                with urllib.request.urlopen(self.url + page, timeout=30) as answer:  # noqa: S310
+                    kind = answer.headers.get_content_type()
+            except (urllib.error.URLError, TimeoutError) as error:
+                raise CallFailed(f"GET {page}: {error}") from None
+            if kind != "text/html":
+                raise CallFailed(f"GET {page} answers {kind}")
+        return " and ".join(PAGES)

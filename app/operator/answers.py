@@ -78,9 +78,19 @@ class WorkOut(Schema):
         required=True,
         metadata={"description": "Of all that the caller may see, whichever agent is asked for"},
     )
+    not_counted = ma.fields.Integer(
+        required=True,
+        metadata={
+            "description": "Ledger transactions missing from the counts, for moments after a start"
+        },
+    )
     newest = ma.fields.List(ma.fields.Nested(DelegationSummaryOut()), required=True)
 
-    example = {"counts": [StateCountOut.example], "newest": [DelegationSummaryOut.example]}
+    example = {
+        "counts": [StateCountOut.example],
+        "not_counted": 0,
+        "newest": [DelegationSummaryOut.example],
+    }
 
 
 class SectionsOut(Schema):

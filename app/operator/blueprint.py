@@ -22,7 +22,7 @@ from app.operator import answers
 from app.operator.agents import search_words
 from app.operator.errors import OperatorRoleRefused
 from app.operator.evidence import Report, compare, repair
-from app.operator.web import console
+from app.operator.web import read_figures
 from app.registry import documents, queries
 
 blueprint = Blueprint(
@@ -94,11 +94,13 @@ def _search(connection: Connection, text: str | None) -> dict[str, Any]:
 
 def _work(connection: Connection, owner_id: str | None, agent_id: str | None) -> dict[str, Any]:
     live = Counter({row.status: row.number for row in count_live(connection, owner_id)})
-    counted = live + console().history.read(connection, owner_id).sums.total.statuses
+    figures = read_figures(connection, owner_id)
+    counted = live + figures.sums.total.statuses
     rows = list_delegations(connection, owner_id=owner_id, agent_id=agent_id, limit=NEWEST)
     now = clock.now()
     return {
         "counts": [{"status": status, "number": counted[status]} for status in STATUSES],
+        "not_counted": figures.missing,
         "newest": [
             delegation_documents.summary_document(delegation_documents.effective(row, now))
             for row in rows

@@ -24,7 +24,13 @@ from app.ledger.errors import NotSealed
 from app.ledger.metering import list_delegation_events
 from app.ledger.queries import list_delegation_transactions
 from app.operator.actions import Refusal, load_form, perform
-from app.operator.paging import PAGE_SIZE, Pager, moment_cursor, moment_position
+from app.operator.paging import (
+    PAGE_SIZE,
+    Pager,
+    encode_position,
+    moment_cursor,
+    moment_position,
+)
 from app.operator.text import words
 from app.operator.web import Visitor, action, page, render
 from app.registry.queries import find_parties, is_agent_id
@@ -32,6 +38,10 @@ from app.registry.queries import find_parties, is_agent_id
 STAGES = ("discovery", "negotiation", "execution", "delivery", "settlement", "feedback")
 # The trail of a page; the API has all of it.
 NOBODY = "-"
+# Every id comes after it.
+FIRST_ID = "!"
+# A search for one of the states that delegations end in looks through as many at a time.
+SEARCHED = 100_000
 FIRST_YEAR, LAST_YEAR = 1970, 9000
 MAX_TRAIL, MAX_TRANSACTIONS, MAX_DOCUMENT = 200, 20, 20_000
 
@@ -53,6 +63,11 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
     role = role if role in (lifecycle.REQUESTER, lifecycle.DELEGATE) else None
     agent_id = request.args.get("agent_id", "").strip() or None
     begin, end = _day("from"), _day("to")
+    before = moment_position()
+    window = None
+    if status in lifecycle.TERMINAL:
+        latest = before or ((end + timedelta(days=1), FIRST_ID) if end else None)
+        window = queries.find_window(connection, size=SEARCHED, before=latest)
     rows = queries.list_delegations(
         connection,
         owner_id=visitor.owner_scope,
@@ -60,10 +75,10 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
         agent_id=agent_id if agent_id is None or is_agent_id(agent_id) else NOBODY,
         role=role if agent_id else None,
         status=status,
-        created_from=begin,
+        created_from=max(filter(None, (begin, window)), default=None),
         created_before=end + timedelta(days=1) if end else None,
         limit=PAGE_SIZE + 1,
-        before=moment_position(),
+        before=before,
     )
     now = clock.now()
     return render(
@@ -79,6 +94,8 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
         filtered=any((status, agent_id, begin, end)),
         rows=[documents.effective(row, now) for row in rows[:PAGE_SIZE]],
         pager=Pager.of(rows, moment_cursor),
+        searched_to=window if window and (begin is None or window > begin) else None,
+        further=Pager.to(encode_position(window, FIRST_ID)) if window else None,
     )
 
 

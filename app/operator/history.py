@@ -10,7 +10,6 @@ at each view, are the same in every process, and need no table and no write.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -26,9 +25,9 @@ from app.ledger.queries import newest_seq, sum_flows
 from app.ledger.seals import read_digest
 from app.ledger.service import WORLD
 
-# Transactions read at a time, and for how long a view reads what is new before it answers.
+# Transactions read at a time, some hundredths of a second. A view that is further behind than that
+# leaves it to the background.
 CHUNK = 20_000
-PATIENCE_SECONDS = 0.08
 # What is kept by the hour, for charts.
 HOURS_KEPT = 31 * 24
 log = structlog.get_logger("agenthub.console")
@@ -156,8 +155,8 @@ class History:
     def read(self, connection: Connection, owner_id: str | None) -> Figures:
         """Return the figures of an owner's agents, or of all, at this moment."""
         digest = read_digest(connection)
-        if not self._catching_up:
-            self._advance(connection, digest["last_seq"], PATIENCE_SECONDS)
+        if digest["last_seq"] - self._upto <= CHUNK:
+            self._advance(connection, digest["last_seq"])
         with self._lock:
             upto, kept = self._upto, Sums()
             mine = self._kept.everybody if owner_id is None else self._kept.owners.get(owner_id)
@@ -179,9 +178,8 @@ class History:
             digest["sealed_at"],
         )
 
-    def _advance(self, connection: Connection, last: int, patience: float | None) -> None:
-        """Read on to the number ``last``, for at most ``patience`` seconds."""
-        begun = time.perf_counter()
+    def _advance(self, connection: Connection, last: int) -> None:
+        """Read on to the number ``last``."""
         while (done := self._upto) < last:
             upto = min(last, done + CHUNK)
             # Read without the lock, which views wait for. Should two threads read the same range,
@@ -192,8 +190,6 @@ class History:
                 if self._upto == done:
                     self._keep(read)
                     self._upto = upto
-            if patience is not None and time.perf_counter() - begun > patience:
-                return
 
     def _keep(self, read: _Read) -> None:
         kept = self._kept
@@ -216,7 +212,7 @@ class History:
     def _catch_up(self, read: Callable[[], AbstractContextManager[Connection]]) -> None:
         try:
             with read() as connection:
-                self._advance(connection, read_digest(connection)["last_seq"], None)
+                self._advance(connection, read_digest(connection)["last_seq"])
         except SQLAlchemyError as error:
             # The next view begins again where this ended.
             log.warning("console.history_postponed", error=str(error.__cause__ or error))

@@ -20,7 +20,7 @@ from app.ledger.service import AGENT, ESCROW, SYSTEM, account_kind, agent_accoun
 from app.operator.agents import search_words
 from app.operator.overview import CLEAN, RECONCILED
 from app.operator.paging import PAGE_SIZE, Pager, cursor
-from app.operator.web import Visitor, action, console, page, render
+from app.operator.web import Visitor, action, page, read_figures, render
 from app.registry.errors import AgentNotFound
 from app.registry.queries import find_owner, search_agents
 
@@ -40,7 +40,7 @@ def ledger(connection: Connection, visitor: Visitor) -> str:
     )
     ids = [agent_account(row.id) for row in agents[:PAGE_SIZE]]
     found = queries.find_balances(connection, ids)
-    figures = console().history.read(connection, visitor.owner_scope)
+    figures = read_figures(connection, visitor.owner_scope)
     live = count_live(connection, visitor.owner_scope)
     return render(
         "ledger.html",

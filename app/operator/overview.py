@@ -15,12 +15,11 @@ from app import clock
 from app.access.audit import find_last
 from app.delegation import documents, lifecycle
 from app.delegation.queries import count_live, count_overdue, list_delegations, list_due
-from app.http.context import services
 from app.ledger.seals import read_digest
 from app.operator import charts
 from app.operator.history import Figures, Sums, Tally
 from app.operator.text import percent
-from app.operator.web import Visitor, console, page, render
+from app.operator.web import Visitor, console, page, read_figures, render
 from app.ops.tracks import CURRENT, read_tracks
 from app.registry.queries import count_agents, count_versions
 from app.registry.service import ACTIVE, DEPRECATED
@@ -50,9 +49,7 @@ class Notice:
 def overview(connection: Connection, visitor: Visitor) -> str:
     """Show the state of everything the visitor may see."""
     owner_id = visitor.owner_scope
-    figures = console().history.read(connection, owner_id)
-    if figures.missing:
-        console().history.catch_up(services().database.read)
+    figures = read_figures(connection, owner_id)
     live = count_live(connection, owner_id)
     now = clock.now()
     period = request.args.get("period")

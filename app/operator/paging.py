@@ -26,11 +26,16 @@ class Pager:
     @classmethod
     def of(cls, rows: Sequence[Any], position: Callable[[Any], str]) -> Pager:
         """Return the pager of a page that ``rows`` holds one more than, if there is a next one."""
-        kept = [(name, value) for name, value in request.args.items() if name != "cursor"]
         more = len(rows) > PAGE_SIZE
-        following = [*kept, ("cursor", position(rows[PAGE_SIZE - 1]))] if more else None
-        first = f"{request.path}?{urlencode(kept)}" if "cursor" in request.args else None
-        return cls(first, f"{request.path}?{urlencode(following)}" if following else None)
+        first = cls.to(None) if "cursor" in request.args else None
+        return cls(first, cls.to(position(rows[PAGE_SIZE - 1])) if more else None)
+
+    @staticmethod
+    def to(cursor: str | None) -> str:
+        """Return the address of the same list from a cursor on, or from its beginning."""
+        kept = [(name, value) for name, value in request.args.items() if name != "cursor"]
+        query = [*kept, ("cursor", cursor)] if cursor else kept
+        return f"{request.path}?{urlencode(query)}"
 
 
 def cursor(form: str) -> str | None:
@@ -41,7 +46,12 @@ def cursor(form: str) -> str | None:
 
 def moment_cursor(row: Any) -> str:
     """Return the cursor of a row in a list by time of creation."""
-    return encode_cursor(f"{(row.created_at - EPOCH) // timedelta(microseconds=1)}|{row.id}")
+    return encode_position(row.created_at, row.id)
+
+
+def encode_position(created_at: datetime, identifier: str) -> str:
+    """Return the cursor of a position in a list by time of creation."""
+    return encode_cursor(f"{(created_at - EPOCH) // timedelta(microseconds=1)}|{identifier}")
 
 
 def moment_position() -> tuple[datetime, str] | None:

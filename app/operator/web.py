@@ -26,6 +26,7 @@ from flask import (
     request,
     url_for,
 )
+from sqlalchemy import Connection
 from werkzeug.wrappers import Response as AnyResponse
 
 from app import clock, ids
@@ -35,7 +36,7 @@ from app.access.service import Principal, find_principal
 from app.http.blueprint import check_path
 from app.http.context import services
 from app.operator.errors import FormRefused
-from app.operator.history import History
+from app.operator.history import Figures, History
 from app.operator.remembered import Remembered
 from app.operator.session import SESSION_SECONDS, Session, Signer
 
@@ -96,6 +97,14 @@ class Console:
 def console() -> Console:
     """Return the console of the application that handles the current request."""
     found: Console = current_app.extensions[EXTENSION]
+    return found
+
+
+def read_figures(connection: Connection, owner_id: str | None) -> Figures:
+    """Return the figures over all of history; what is missing is then read behind the view."""
+    found = console().history.read(connection, owner_id)
+    if found.missing:
+        console().history.catch_up(services().database.read)
     return found
 
 

@@ -71,8 +71,9 @@ def test_it_is_the_same_before_and_after_sealing(
         unsealed = History().read(connection, None)
         assert unsealed.missing > 0
     world.seal()
+    kept = History()
+    kept._catch_up(services.database.read)
     with services.database.read() as connection:
-        kept = History()
         first = kept.read(connection, None)
         assert (first.missing, first.brought_in) == (0, 1_750_000_000)
         assert first.sums.total.closed == sum(
@@ -89,7 +90,6 @@ def test_a_large_history_is_counted_in_the_background(
     world: World, admin: Visitor, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "CHUNK", 4)
-    monkeypatch.setattr(history, "PATIENCE_SECONDS", 0)
     world.register()
     for _ in range(9):
         world.inline()
@@ -97,7 +97,7 @@ def test_a_large_history_is_counted_in_the_background(
     kept = History()
     with services.database.read() as connection:
         figures = kept.read(connection, None)
-        assert 0 < figures.missing < figures.transactions
+        assert 0 < figures.missing == figures.transactions
     kept._catch_up(services.database.read)
     with services.database.read() as connection:
         assert kept.read(connection, None).missing == 0

@@ -12,6 +12,7 @@ from app.http.context import Services
 from app.operator import paging
 from tests.console.conftest import Visitor
 from tests.console.world import AGENTS, ANALYST, CLERK, READER, World
+from tests.delegation.conftest import Clock
 
 
 def plain(page: str) -> str:
@@ -126,6 +127,31 @@ def test_delegations_are_filtered(world: World, admin: Visitor) -> None:
     nonsense = "from=9999-99-99&to=9999-12-31&status=x&role=y"
     assert found(nonsense) == set(known.values())
     assert found("agent_id=%00") == found("agent_id=nobody") == set()
+
+
+def test_a_rare_state_is_searched_for_in_steps(
+    world: World, admin: Visitor, time: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.operator.delegations.SEARCHED", 4)
+    world.register()
+    oldest = world.offer()
+    world.command(oldest, "decline", {"reason": "no capacity"}, READER)
+    for _ in range(9):
+        time.advance(seconds=1)
+        world.offer()
+    at, steps = "/operator/delegations?status=declined", 0
+    while True:
+        page = admin.see(at)
+        if links(page, f"/operator/delegations/{oldest}"):
+            break
+        steps += 1
+        at = html.unescape(re.findall(r'href="([^"]+)">Search further back', page)[0])
+    assert steps == 2
+    assert "Search further back" not in page
+    live = admin.see("/operator/delegations?status=offered")
+    assert len(links(live, "/operator/delegations/")) == 9
+    end = admin.see("/operator/delegations?status=declined&to=2026-11-19")
+    assert "Search further back" not in end
 
 
 def test_long_lists_have_pages(

@@ -132,12 +132,22 @@ class TestWhoMayDoWhat:
         worker.api = acme
         assert problem(worker.meter(1)) == (403, "not_a_party")
 
-    def test_an_operator_reads_everything_and_acts_for_nobody(
-        self, acme: Api, operator: Api
+    def test_an_operator_acts_for_nobody_but_cancels_what_a_requester_cannot(
+        self, acme: Api, globex: Api, operator: Api
     ) -> None:
         delegation = offer(acme)
-        assert problem(operator.post(path(delegation, "accept"), {})) == (403, "not_a_party")
-        assert problem(operator.post(path(delegation, "cancel"), {})) == (403, "not_a_party")
+        for command, body in (
+            ("accept", {}),
+            ("accept-result", {}),
+            ("reauthorize", {"new_estimate_usd": 12}),
+            ("cancel", {"lease_token": accept(globex, delegation["delegation_id"]).token}),
+        ):
+            refused = operator.post(path(delegation, command), body)
+            assert problem(refused) == (403, "not_a_party"), command
+        asked = operator.post(path(delegation, "cancel"), {"reason": "gone"})
+        assert asked.get_json()["cancel_requested"] is True
+        events = acme.get(path(delegation, "events")).get_json()["events"]
+        assert (events[-1]["kind"], events[-1]["actor"]) == ("cancel_requested", "operator")
 
     def test_a_state_allows_what_it_allows(self, acme: Api, globex: Api) -> None:
         delegation = offer(acme)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import structlog
 from flask import Flask
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app import create_app
 from app.config import Settings
@@ -21,17 +22,23 @@ from app.ops.tracks import require_current
 def application() -> Flask:
     """Build the application, and begin its maintenance, if the schema is the one it was made for.
 
-    Raises ``OutdatedSchema`` with the fixing command in the message, and ``SettingsError``.
+    Raises ``OutdatedSchema`` with the fixing command in the message, and ``SettingsError``. While
+    the database is away the application is built all the same and answers that it is: a worker that
+    is replaced then would otherwise take the whole server down with it.
     """
     settings = Settings.from_env()
     configure_logging(settings)
     app = create_app(settings)
     services: Services = app.extensions[EXTENSION]
-    with services.database.read() as connection:
-        require_current(connection)
+    log = structlog.get_logger("agenthub")
+    try:
+        with services.database.read() as connection:
+            require_current(connection)
+    except (OperationalError, InterfaceError) as error:
+        log.warning("database.unavailable", error=str(error.orig))
     Maintenance(services.database, services.key_usage).start()
     RateSharing(services.database, services.rate_limiter).start()
     Sweeper(services.database).start()
     Deliverer(services.database, services.pepper).start()
-    structlog.get_logger("agenthub").info("server.ready", database=settings.url.get_backend_name())
+    log.info("server.ready", database=settings.url.get_backend_name())
     return app

@@ -19,6 +19,7 @@ from app.delegation.reconciliation import RULES
 from app.ledger.reconciliation import reconcile
 from app.ops.snapshot.errors import SnapshotRefused
 from app.ops.snapshot.values import READ_AS, kind_of
+from tests.client import Api
 from tests.conftest import DIALECTS
 from tests.delegation.conftest import CLERK, DELEGATIONS, request, top_up
 from tests.migrations.project import connect, contents
@@ -105,26 +106,26 @@ def test_a_snapshot_shows_one_instant_while_others_write(
 ) -> None:
     stop, sent = threading.Event(), []
 
-    def write() -> None:
-        with place.open() as shop:
-            acme = shop.caller("acme")
-            while not stop.is_set():
-                response = acme.post(DELEGATIONS, request(estimated_cost_usd=0.01))
-                sent.append(response.status_code)
+    def write(acme: Api) -> None:
+        while not stop.is_set():
+            response = acme.post(DELEGATIONS, request(estimated_cost_usd=0.01))
+            sent.append(response.status_code)
 
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
     rows = []
-    try:
-        for number in range(4):
-            while len(sent) < 4 * number:
-                assert not stop.wait(0.01)
-            rows.append(take(place.settings, tmp_path / f"{number}.snapshot").rows)
-    finally:
-        stop.set()
+    with place.open() as shop:
+        callers = [shop.caller("acme") for _ in range(2)]
+        writers = [threading.Thread(target=write, args=(caller,)) for caller in callers]
         for writer in writers:
-            writer.join()
+            writer.start()
+        try:
+            for number in range(4):
+                while len(sent) < 4 * number:
+                    assert not stop.wait(0.01)
+                rows.append(take(place.settings, tmp_path / f"{number}.snapshot").rows)
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.join()
     assert set(sent) == {200}
     assert rows == sorted(rows)
     assert rows[-1] > rows[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from tests.reliability.server import Answer, Client, Server, make_client, opened
 
 REGISTRATION = {"namespace": "@acme", "manifest": build_manifest()}
 AGENT = "/v1/agents/@acme:invoice-summarizer"
+AGENT_LIST = "/v1/agents"
 EVALS = AGENT + "/versions/1.0.0/evals"
 RESULT = {"suite": "s", "metrics": {"accuracy": 1}}
 HUGE = 20_000_000
@@ -59,6 +62,38 @@ def test_a_database_that_goes_away_and_comes_back(
         server.end()
 
 
+def test_workers_that_die_while_the_database_is_away_are_replaced(
+    fragile_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    server = Server(fragile_postgres.url(fragile_postgres.create_database()), tmp_path)
+    try:
+        server.start()
+        client = make_client(server)
+        wait_for(lambda: _answers(client, 20, AGENT_LIST))
+        first = set(server.workers())
+        fragile_postgres.stop("fast")
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda gone=pid: len(set(server.workers()) - {gone}) == len(first))
+        assert not first & set(server.workers())
+        # Whoever answers now has never seen the database.
+        wait_for(lambda: _is_alive(client), 60)
+        _assert_unavailable(client)
+        fragile_postgres.start()
+        wait_for(lambda: _answers(client, 20, AGENT_LIST))
+        assert client.request("POST", "/v1/agents", REGISTRATION).status == 200
+        assert server.process is not None
+        assert server.process.poll() is None
+    finally:
+        server.end()
+
+
+def _is_alive(client: Client) -> bool:
+    with suppress(OSError, http.client.HTTPException):
+        return client.request("GET", "/healthz").status == 200
+    return False
+
+
 def _assert_unavailable(client: Client) -> None:
     for _ in range(4):
         for answer in (
@@ -75,12 +110,10 @@ def _assert_unavailable(client: Client) -> None:
         assert (ready.status, ready.document["status"]) == (503, "unavailable")
 
 
-def _answers(client: Client, times: int) -> bool:
+def _answers(client: Client, times: int, path: str = AGENT) -> bool:
     """Tell whether the service answers several times in a row, so that every worker has."""
     return all(
-        client.request("GET", path).status == 200
-        for _ in range(times)
-        for path in (AGENT, "/readyz")
+        client.request("GET", one).status == 200 for _ in range(times) for one in (path, "/readyz")
     )
 
 

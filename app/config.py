@@ -150,6 +150,9 @@ class Settings:
     delegation_balances_path: Path | None = _setting(
         None, Path, "agents' balances in an earlier service (JSON), imported once by agenthub up"
     )
+    snapshot_dir: Path | None = _setting(
+        None, Path, "folder of snapshots (*.snapshot) that the console lists and readiness looks at"
+    )
     webhook_allow_private: bool = _setting(
         False, _flag, "whether webhooks may lead to private addresses, and use plain HTTP"
     )

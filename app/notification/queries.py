@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.notification.errors import WebhookNotFound
@@ -65,6 +66,38 @@ def find_delivery(reader: Reader, subscription_id: str, delivery_id: str) -> Any
     return reader.execute(
         _delivery.where(Delivery.id == delivery_id, Delivery.subscription_id == subscription_id)
     ).first()
+
+
+def list_troubled(reader: Reader, *, limit: int) -> list[AnyRow]:
+    """Return up to ``limit`` subscriptions of all owners, those first that fail or are disabled."""
+    troubled = case(
+        (or_(Subscription.failing_since.is_not(None), Subscription.status == "disabled"), 0),
+        else_=1,
+    )
+    statement = select(*_columns).order_by(troubled, Subscription.id.desc()).limit(limit)
+    return list(reader.execute(statement))
+
+
+def count_subscriptions(reader: Reader) -> int:
+    """Return how many subscriptions there are."""
+    return reader.execute(select(func.count()).select_from(Subscription)).scalar_one()
+
+
+def count_dead(reader: Reader, since: datetime, *, limit: int) -> int:
+    """Return how many deliveries were given up since a moment, at most ``limit``."""
+    dead = select(Delivery.id).where(Delivery.status == "dead", Delivery.finished_at >= since)
+    statement = select(func.count()).select_from(dead.limit(limit).subquery())
+    return reader.execute(statement).scalar_one()
+
+
+def list_dead(reader: Reader, *, limit: int) -> list[AnyRow]:
+    """Return up to ``limit`` deliveries that were given up, newest first, with event and URL."""
+    statement = (
+        _delivery.add_columns(Subscription.url)
+        .join(Subscription, Subscription.id == Delivery.subscription_id)
+        .where(Delivery.status == "dead")
+    )
+    return list(reader.execute(statement.order_by(Delivery.id.desc()).limit(limit)))
 
 
 def count_waiting(reader: Reader) -> tuple[int, int]:

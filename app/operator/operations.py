@@ -1,4 +1,4 @@
-"""Operations: the schema and its history, keys, imports, and what administrators did.
+"""Operations: schema and history, snapshots, webhooks, keys, imports, what administrators did.
 
 The page is a list of panels, so that a scope with something to operate adds one without touching
 the others.
@@ -6,25 +6,34 @@ the others.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from flask import redirect, request, url_for
 from sqlalchemy import Connection
 
 from app import clock
 from app.access.audit import list_actions
-from app.access.service import list_keys
+from app.access.service import find_owner_names, list_keys
 from app.delegation.queries import list_imports
 from app.http.context import services
 from app.http.pagination import encode_cursor
+from app.notification.queries import (
+    count_subscriptions,
+    count_waiting,
+    list_dead,
+    list_troubled,
+)
 from app.operator.actions import Refusal, perform
 from app.operator.evidence import compare, repair
 from app.operator.paging import PAGE_SIZE, Pager, cursor
 from app.operator.web import Visitor, action, console, page, render
+from app.ops.snapshot.listing import list_files, look_at
 from app.ops.tracks import read_journal, read_tracks
 
-SHOWN_STEPS = 12
+SHOWN_STEPS, SHOWN_SNAPSHOTS, SHOWN_WEBHOOKS = 12, 10, 20
 REFRESH_ROUTE = "/v1/operator/refresh"
 
 
@@ -53,6 +62,31 @@ def _keys(connection: Connection) -> dict[str, Any]:
     return {"api_keys": found[:PAGE_SIZE], "more_keys": max(0, len(found) - PAGE_SIZE)}
 
 
+def _webhooks(connection: Connection) -> dict[str, Any]:
+    pending, dead = count_waiting(connection)
+    shown = list_troubled(connection, limit=SHOWN_WEBHOOKS)
+    return {
+        "webhooks": shown,
+        "event_types": {row.id: orjson.loads(row.event_types) for row in shown},
+        "owners": find_owner_names(connection, {row.owner_id for row in shown}),
+        "more_webhooks": count_subscriptions(connection) - len(shown),
+        "pending": pending,
+        "dead": dead,
+        "given_up": list_dead(connection, limit=SHOWN_WEBHOOKS),
+    }
+
+
+def _snapshots(_: Connection) -> dict[str, Any]:
+    folder = services().settings.snapshot_dir
+    files = list_files(folder) if folder else []
+    return {
+        "folder": folder,
+        "is_readable": folder is not None and os.access(folder, os.R_OK | os.X_OK),
+        "snapshots": [look_at(path) for path in files[:SHOWN_SNAPSHOTS]],
+        "more_snapshots": max(0, len(files) - SHOWN_SNAPSHOTS),
+    }
+
+
 def _imports(connection: Connection) -> dict[str, Any]:
     return {"imports": list_imports(connection)}
 
@@ -73,7 +107,8 @@ def _actions(connection: Connection) -> dict[str, Any]:
 PANELS: list[tuple[str, str, Callable[[Connection], dict[str, Any]]]] = [
     ("schema", "Schema", _schema),
     ("trust", "Trust evidence", _trust),
-    ("backups", "Backups", lambda _: {}),
+    ("snapshots", "Snapshots", _snapshots),
+    ("webhooks", "Webhooks", _webhooks),
     ("keys", "API keys", _keys),
     ("imports", "Imports", _imports),
     ("actions", "What administrators did", _actions),

@@ -16,6 +16,7 @@ from app.access.audit import find_last
 from app.delegation import documents, lifecycle
 from app.delegation.queries import count_live, count_overdue, list_delegations, list_due
 from app.ledger.seals import read_digest
+from app.notification.queries import count_dead
 from app.operator import charts
 from app.operator.history import Figures, Sums, Tally
 from app.operator.text import percent
@@ -31,8 +32,11 @@ DECISIONS = (lifecycle.DISPUTED, lifecycle.PENDING_REAUTHORIZATION, lifecycle.IN
 FAILURES = (lifecycle.FAILED, lifecycle.FAILED_HARD_STOP)
 # The sweeper comes every two seconds; what is this late was not swept.
 LATE = timedelta(seconds=30)
+DAY = timedelta(days=1)
 MANY_FAILURES, FEW_CLOSED = 0.1, 20
 COUNTED_TO = 1000
+# The highest level of the breaker that a delegation reached, in per cent of what was authorized.
+TRIPS = {80: "soft_alert", 100: "pause", 120: "hard_stop"}
 PERIODS = {"24h": (24, 1), "30d": (30 * 24, 24)}
 
 
@@ -75,6 +79,7 @@ def overview(connection: Connection, visitor: Visitor) -> str:
         period=period,
         outcomes=_outcomes(figures.sums, now, period),
         payments=_payments(figures.sums, now, period),
+        trips=_trips(figures.sums, now, period),
         decisions=sum(row.number for row in live if row.status in DECISIONS),
         due=due,
         newest=[documents.effective(row, now) for row in newest],
@@ -139,9 +144,18 @@ def _payments(sums: Sums, now: datetime, period: str) -> charts.Chart:
     return charts.columns(series, ("settled", "refunded"))
 
 
+def _trips(sums: Sums, now: datetime, period: str) -> charts.Chart:
+    series = [
+        (label, {name: tally.levels[level] for level, name in TRIPS.items()})
+        for label, tally in _series(sums, now, period)
+    ]
+    return charts.columns(series, tuple(TRIPS.values()))
+
+
 def _service(connection: Connection) -> dict[str, Any]:
-    """Return what only operators see: the schema, the books, the clockwork."""
+    """Return what only operators see: the schema, the books, the clockwork, the webhooks."""
     return {
+        "given_up": count_dead(connection, clock.now() - DAY, limit=COUNTED_TO),
         "tracks": read_tracks(connection),
         "reconciled": find_last(connection, RECONCILED),
         "digest": read_digest(connection),
@@ -165,6 +179,9 @@ def _notices(
         if service["late"]:
             text = f"{service['late']} delegations are past their time and not closed"
             yield Notice("warn", text, "/operator/delegations")
+        if service["given_up"]:
+            text = f"{service['given_up']} webhook deliveries were given up in 24 hours"
+            yield Notice("warn", text, "/operator/operations#webhooks")
     failed = sum(day.statuses[status] for status in FAILURES)
     if day.closed >= FEW_CLOSED and failed >= MANY_FAILURES * day.closed:
         text = f"{percent(failed, day.closed)} of what ended in 24 hours failed"

@@ -45,6 +45,7 @@ def register_console(app: Flask) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters |= {
         "usd": text.usd,
+        "size": text.size,
         "when": text.when,
         "ago": text.ago,
         "words": text.words,

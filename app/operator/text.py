@@ -47,6 +47,11 @@ STATES = {
     "live": State("live", "check", "good"),
     "revoked": State("revoked", "cross", "idle"),
     "rotated": State("rotated", "clock", "warn"),
+    "paused": State("paused", "pause", "idle"),
+    "disabled": State("disabled", "stop", "bad"),
+    "failing": State("failing", "warning", "warn"),
+    "readable": State("readable", "check", "good"),
+    "unreadable": State("unreadable", "cross", "bad"),
 }
 
 
@@ -60,6 +65,14 @@ def usd(micros: int) -> str:
     whole, rest = divmod(abs(micros), MICROS_PER_USD)
     decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
     return f"{MINUS if micros < 0 else ''}{whole:,}.{decimals}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the largest unit (SI) that it has at least one of."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count} bytes"
 
 
 def percent(part: int, whole: int) -> str:

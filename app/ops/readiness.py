@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from app.ledger.reconciliation import reconcile
 from app.ops.client import CallFailed
 from app.ops.funnel import rates, read_funnel
 from app.ops.journey import Journey
-from app.ops.snapshot.archive import open_snapshot
-from app.ops.snapshot.errors import SnapshotRefused
+from app.ops.snapshot.listing import list_files, look_at
 from app.ops.tracks import CURRENT, read_tracks
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -164,12 +163,12 @@ def check_backups(database: Database, folder: Path | None, max_age: timedelta) -
     """Look for the newest backup: a snapshot in ``folder``, or the last archived WAL segment."""
     remedy = "docs/operations.md, Backup"
     moments = []
-    for path in sorted(folder.glob("*.snapshot")) if folder else ():
-        try:
-            with open_snapshot(path) as found:
-                moments.append(datetime.fromisoformat(found.manifest.taken_at))
-        except SnapshotRefused as error:
-            yield Check("backups", path.name, FAIL, str(error), "agenthub snapshot verify")
+    for found in map(look_at, list_files(folder)) if folder else ():
+        if found.taken_at is None:
+            detail = found.problem or ""
+            yield Check("backups", found.name, FAIL, detail, "agenthub snapshot verify")
+        else:
+            moments.append(found.taken_at)
     if not database.settings.is_sqlite:
         with database.read() as connection:
             archived = connection.scalar(text("SELECT last_archived_time FROM pg_stat_archiver"))

@@ -37,7 +37,7 @@ _share = click.FloatRange(0, 1)
 )  # fmt: skip
 @click.option(
     "--backups", type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Folder of snapshots (*.snapshot).",
+    help="Folder of snapshots (*.snapshot); default: AGENTHUB_SNAPSHOT_DIR.",
 )  # fmt: skip
 @click.option(
     "--backup-hours", default=26, show_default=True, type=click.IntRange(1),
@@ -76,7 +76,9 @@ def readiness(
             *check_journey(Journey(url, operator_key)),
             *check_database(settings, database),
             *check_configuration(settings, url),
-            *check_backups(database, backups, timedelta(hours=backup_hours)),
+            *check_backups(
+                database, backups or settings.snapshot_dir, timedelta(hours=backup_hours)
+            ),
         ]
     try:
         checks += check_funnel(funnel, least) if funnel else []

@@ -40,7 +40,7 @@ class Picture:
 
 
 DOCUMENTED = (
-    Picture("overview", "/operator", 1280, 1250, "light"),
+    Picture("overview", "/operator", 1280, 1270, "light"),
     Picture("agent", f"/operator/agents/{READER}", 1280, 1010, "light"),
     Picture("compare", f"/operator/versioning?agent_id={READER}", 1280, 780, "light"),
     Picture("delegation", "/operator/delegations/{disputed}", 1280, 1190, "dark"),
@@ -62,7 +62,8 @@ def make(folder: Path, pictures: tuple[Picture, ...]) -> None:
     """Fill a service, sign in and take every picture."""
     with tempfile.TemporaryDirectory(prefix="agenthub-pictures-") as name:
         home = Path(name)
-        settings = settings_for(f"sqlite:///{home / 'agenthub.db'}", home)
+        url = f"sqlite:///{home / 'agenthub.db'}"
+        settings = settings_for(url, home, snapshot_dir=home / "snapshots")
         configure_logging(settings)
         time = Clock()
         time.now = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)

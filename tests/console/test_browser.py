@@ -21,6 +21,7 @@ from app.http.context import EXTENSION, Services
 from tests.client import Api, Contract
 from tests.conftest import settings_for
 from tests.console.browser import MISSING, WAIT_SECONDS, Browser, binaries, browsing, serving
+from tests.console.test_hostile import mark_everything, pages_of
 from tests.console.world import CLERK, READER, World
 from tests.delegation.conftest import Clock
 
@@ -75,7 +76,8 @@ def time() -> Iterator[Clock]:
 def app(folder: Path, sqlite_template: Path) -> Iterator[Any]:
     """The application on a database of its own."""
     shutil.copy(sqlite_template, folder / "agenthub.db")
-    application = create_app(settings_for(f"sqlite:///{folder / 'agenthub.db'}", folder))
+    url = f"sqlite:///{folder / 'agenthub.db'}"
+    application = create_app(settings_for(url, folder, snapshot_dir=folder / "snapshots"))
     yield application
     application.extensions[EXTENSION].database.dispose()
 
@@ -230,6 +232,37 @@ def test_what_others_send_stays_text(signed_in: Browser, site: Site) -> None:
     wait_for(browser, "[data-live='trail']", evil)
     assert browser.driver.title != "owned"
     assert browser.driver.get_log("browser") == []
+
+
+def test_nothing_that_anybody_sends_runs(signed_in: Browser, site: Site) -> None:
+    browser = signed_in
+    marked = mark_everything(site.world)
+    for path in pages_of(marked):
+        browser.open(path)
+        # An alert, had one opened, would fail the next command.
+        foreign = browser.driver.find_elements("css selector", "img, script:not([src])")
+        assert foreign == [], path
+    assert browser.driver.get_log("browser") == []
+
+
+def test_a_developer_sees_its_own_and_decides_nothing(browser: Browser, site: Site) -> None:
+    browser.resize(1280, 900)
+    browser.driver.delete_all_cookies()
+    browser.sign_in(site.keys["initech"])
+    menu = browser.text("nav")
+    assert "Ledger" in menu
+    assert "Operations" not in menu
+    assert "In the service" not in browser.text()
+    browser.open("/operator/operations")
+    assert "needs an API key of role admin" in browser.text()
+    browser.open(f"/operator/delegations/{site.known['disputed']}")
+    assert "between agents of other owners" in browser.text()
+    browser.driver.delete_all_cookies()
+    browser.sign_in(site.keys["acme"], f"/operator/delegations/{site.known['disputed']}")
+    assert "disputed" in browser.text("[data-live='state']")
+    assert "Decide" not in browser.text()
+    browser.open(f"/operator/delegations/{site.known['disputed']}/resolve")
+    assert "needs an API key of role admin" in browser.text()
 
 
 def test_every_page_is_sound(signed_in: Browser, site: Site) -> None:

@@ -6,11 +6,19 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+from sqlalchemy import select, update
+
+from app.access.models import Owner
+from app.notification.models import Delivery, Subscription
+from app.notification.service import subscribe
 from tests.console.conftest import Visitor
 from tests.console.world import World
 from tests.registry.manifests import build_capability, build_full_manifest, build_interface
 
 MARK = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'{{7*7}}"
+# Breaks out of an attribute, in an address.
+QUERY = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
+HOSTILE = "@globex:reader"
 # What a browser may find on a page: nothing that runs, nothing that styles, no other site.
 EVENTS = re.compile(r"on[a-z]+")
 
@@ -78,12 +86,13 @@ def hostile_manifest(slug: str, version: str = "1.0.0") -> dict[str, Any]:
     return document
 
 
-def test_nothing_that_anybody_sends_is_markup(world: World, admin: Visitor) -> None:
+def mark_everything(world: World) -> str:
+    """Put the mark wherever somebody can send text; return the delegation that has it."""
     acme, globex = world.callers["acme"], world.callers["globex"]
     for api, namespace, slug in ((acme, "@acme", "clerk"), (globex, "@globex", "reader")):
         body = {"namespace": namespace, "manifest": hostile_manifest(slug)}
         world.send(api, "POST", "/v1/agents", body)
-    reader, clerk = "@globex:reader", "@acme:clerk"
+    reader, clerk = HOSTILE, "@acme:clerk"
     second = hostile_manifest("reader", "2.0.0")
     second["capabilities"][0]["input_schema"]["required"] = []
     second["capabilities"][0]["output_schema"]["required"] = [MARK, "more"]
@@ -101,6 +110,10 @@ def test_nothing_that_anybody_sends_is_markup(world: World, admin: Visitor) -> N
         {"reason": MARK},
     )
     world.send(world.callers["operator"], "POST", "/v1/ledger/topups", money)
+    with world.services.database.transaction() as session:
+        owner_id = session.scalars(select(Owner.id).where(Owner.name == "globex")).one()
+        url = "https://x.example/%3Cscript%3E?a=%22%27"
+        subscribe(session, owner_id, url, ["delegation.created"], MARK)
     one = world.offer(clerk, reader, task_spec=MARK, task_input={MARK: [MARK]})
     path = f"/v1/delegations/{one}"
     token = world.send(globex, "POST", f"{path}/accept", {})["lease_token"]
@@ -111,32 +124,48 @@ def test_nothing_that_anybody_sends_is_markup(world: World, admin: Visitor) -> N
     world.send(acme, "POST", f"{path}/answer", {"answer": MARK})
     world.send(globex, "POST", f"{path}/deliver", lease | {"output": {MARK: MARK}})
     world.send(acme, "POST", f"{path}/dispute", {"reason": MARK})
+    with world.services.database.transaction() as session:
+        session.execute(update(Subscription).values(disabled_reason=MARK, status="disabled"))
+        dead = {"status": "dead", "next_attempt_at": None, "finished_at": world.time.now}
+        session.execute(update(Delivery).values(last_error=MARK, **dead))
+    return one
+
+
+def pages_of(delegation_id: str) -> list[str]:
+    """Return the addresses of pages that show the mark."""
+    return [
+        "/operator",
+        "/operator/agents",
+        f"/operator/agents?q={QUERY}",
+        f"/operator/agents/{HOSTILE}",
+        f"/operator/versioning?agent_id={HOSTILE}",
+        f"/operator/delegations?agent_id={QUERY}&from={QUERY}&status={QUERY}",
+        f"/operator/delegations/{delegation_id}",
+        f"/operator/delegations/{delegation_id}?done={QUERY}",
+        f"/operator/delegations/{delegation_id}/resolve",
+        f"/operator/delegations/{delegation_id}/cancel",
+        f"/operator/ledger?q={QUERY}",
+        f"/operator/ledger/accounts/escrow:{delegation_id}",
+        "/operator/operations",
+        f"/operator/operations?problem={QUERY}&refreshed={QUERY}&compared={QUERY}",
+    ]
+
+
+def test_nothing_that_anybody_sends_is_markup(world: World, admin: Visitor) -> None:
+    one = mark_everything(world)
     page = admin.see(f"/operator/delegations/{one}")
     transactions = re.findall(r'"(/operator/ledger/transactions/[^"]+)"', page)
     world_account = admin.see("/operator/ledger/accounts/sys:world")
     transactions += re.findall(r'"(/operator/ledger/transactions/[^"]+)"', world_account)
-    query = "%22%3E%3Cscript%3Ealert(1)%3C/script%3E"
     for address in (
-        "/operator",
-        "/operator/agents",
-        f"/operator/agents?q={query}",
-        f"/operator/agents/{reader}",
-        f"/operator/agents/{query}",
-        f"/operator/versioning?agent_id={reader}",
-        f"/operator/versioning?agent_id={query}",
-        f"/operator/versioning?agent_id={reader}&base={query}&target={query}",
-        f"/operator/delegations?agent_id={query}&from={query}&status={query}",
-        f"/operator/delegations/{one}",
-        f"/operator/delegations/{one}?done={query}",
-        f"/operator/delegations/{one}/resolve",
-        f"/operator/delegations/{one}/cancel",
-        f"/operator/delegations/{query}",
-        f"/operator/ledger?q={query}",
-        f"/operator/ledger/accounts/escrow:{one}",
-        f"/operator/ledger/accounts/{query}",
-        f"/operator/operations?problem={query}&refreshed={query}&compared={query}",
-        f"/operator/sign-in?next=/operator/{query}",
-        f"/operator/{query}",
+        *pages_of(one),
+        f"/operator/agents/{QUERY}",
+        f"/operator/versioning?agent_id={QUERY}",
+        f"/operator/versioning?agent_id={HOSTILE}&base={QUERY}&target={QUERY}",
+        f"/operator/delegations/{QUERY}",
+        f"/operator/ledger/accounts/{QUERY}",
+        f"/operator/sign-in?next=/operator/{QUERY}",
+        f"/operator/{QUERY}",
         *transactions,
     ):
         response = admin.get(address)

@@ -14,7 +14,7 @@ from app.operator import charts, history, text
 from app.operator.history import History
 from tests.console.conftest import Visitor
 from tests.console.world import CLERK, READER, World
-from tests.delegation.conftest import Clock
+from tests.delegation.conftest import DELEGATIONS, Clock
 
 
 def tile(html: str, name: str) -> str:
@@ -144,12 +144,37 @@ def test_a_month_shows_days(world: World, admin: Visitor, time: Clock) -> None:
     time.advance(days=3)
     world.inline()
     admin.sign_in()
-    assert re.findall(r'<th scope="row">(\d+ Nov)</th>', admin.see("/operator?period=30d")) == [
-        *("20 Nov", "23 Nov"),
-        *("20 Nov", "23 Nov"),
-    ]
-    hours = re.findall(r'<th scope="row">(\d\d:00)</th>', admin.see("/operator?period=nonsense"))
-    assert hours == ["09:00", "09:00"]
+    page = admin.see("/operator?period=30d")
+    for title in ("How delegations ended", "What was paid and returned"):
+        days = [row[0] for row in figures(page, title)]
+        assert days == ["20 Nov", "23 Nov"], title
+    page = admin.see("/operator?period=nonsense")
+    assert [row[0] for row in figures(page, "How delegations ended")] == ["09:00"]
+
+
+def figures(page: str, title: str) -> list[list[str]]:
+    """Return the rows of the table below a chart."""
+    table = page.partition(f'aria-label="Figures of {title}"')[2].partition("</table>")[0]
+    rows = re.findall("<tr>(.*?)</tr>", table.partition("<tbody>")[2], flags=re.S)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_how_far_the_breaker_went_is_charted(world: World, admin: Visitor, time: Clock) -> None:
+    world.register()
+    for share in (0.5, 0.85, 0.9, 1.05, 1.3):
+        body = {
+            "requester_agent_id": CLERK,
+            "delegate_agent_id": READER,
+            "task_spec": "Read an invoice",
+            "estimated_cost_usd": 1,
+            "max_budget_usd": 2,
+            "simulated_actual_cost_usd": share,
+        }
+        world.send(world.callers["acme"], "POST", DELEGATIONS, body)
+        time.advance(minutes=1)
+    page = admin.see("/operator")
+    assert figures(page, "How far the breaker went") == [["09:00", "2", "1", "1"]]
+    assert "hard stop" in page
 
 
 def test_columns_stand_on_each_other() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.config import Settings
 from app.http.context import Services
 from app.operator import paging
 from tests.console.conftest import Visitor
@@ -219,6 +222,62 @@ def test_keys_are_shown_without_secrets(world: World, admin: Visitor) -> None:
     assert admin.key.split("_")[1] in page
     assert admin.key.rpartition("_")[2] not in page
     assert plain(page).count("developer") == 3
+
+
+def test_webhooks_show_what_fails_first(world: World, admin: Visitor, time: Clock) -> None:
+    assert "Nobody subscribed to anything yet" in plain(admin.see("/operator/operations"))
+    world.register()
+    world.webhooks()
+    world.live()
+    world.attempt()
+    text = plain(admin.see("/operator/operations")).partition(" Webhooks Webhooks 3")[2]
+    for words in (
+        "Deliveries that wait 3",
+        "Deliveries given up 3",
+        "the receiver answered 410 Gone",
+        "delegation.disputed",
+        "https://hooks.globex.example/old 1 HTTP 410",
+    ):
+        assert words in text
+    shown = [text.index(words) for words in ("disabled", "failing", "active")]
+    assert shown == sorted(shown)
+    assert "3 webhook deliveries were given up in 24 hours" in plain(admin.see("/operator"))
+    time.advance(hours=25)
+    assert "given up in 24 hours" not in plain(admin.see("/operator"))
+
+
+class TestSnapshots:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path / "snapshots"
+
+    @pytest.fixture
+    def settings(self, settings: Settings, folder: Path) -> Settings:
+        return replace(settings, snapshot_dir=folder)
+
+    def test_they_are_listed_newest_first(
+        self, world: World, admin: Visitor, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder.mkdir()
+        empty = plain(admin.see("/operator/operations"))
+        assert f"There is no snapshot in {folder} yet" in empty
+        folder.rmdir()
+        world.register()
+        world.snapshot()
+        text = plain(admin.see("/operator/operations"))
+        for words in ("readable 20 Nov, 09:30", "kB", "the file is no snapshot"):
+            assert words in text
+        assert text.index("20261120") < text.index("20261119")
+        monkeypatch.setattr("app.operator.operations.SHOWN_SNAPSHOTS", 1)
+        assert "and 1 more" in plain(admin.see("/operator/operations"))
+
+    def test_a_folder_that_is_not_there_is_said_to_be(self, admin: Visitor, folder: Path) -> None:
+        text = plain(admin.see("/operator/operations"))
+        assert f"The service cannot read {folder}" in text
+
+
+def test_without_a_folder_of_snapshots_the_page_says_how_to_name_one(admin: Visitor) -> None:
+    assert "AGENTHUB_SNAPSHOT_DIR names the folder" in plain(admin.see("/operator/operations"))
 
 
 def test_a_page_that_fails_says_so(

@@ -8,8 +8,15 @@ import random
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import select
+
+from app.access.models import Owner
 from app.http.context import EXTENSION, Services
 from app.ledger.seals import seal_pending
+from app.notification.deliveries import Outcome, claim, list_due, record
+from app.notification.service import subscribe
+from app.ops.snapshot.create import create
+from app.ops.snapshot.progress import Silence
 from tests.client import Api
 from tests.delegation.conftest import DELEGATIONS, Clock, Worker
 from tests.registry.manifests import build_capability, build_interface, build_manifest
@@ -32,6 +39,12 @@ TASKS = (
     "Extract every line item of the attached delivery notes",
     "Check the expense report against the travel policy",
 )
+TOLD = ["delegation.delivered", "delegation.disputed"]
+RECEIVERS = {
+    "work": "Starts a worker for each task that is offered",
+    "archive": "Keeps a copy",
+    "old": "The worker of last year",
+}
 
 
 def manifest(agent_id: str, version: str = "1.0.0", **changes: Any) -> dict[str, Any]:
@@ -212,6 +225,32 @@ class World:
         found["offered"] = self.offer(accept_within_seconds=3_600)
         return found
 
+    def webhooks(self) -> None:
+        """Have three URLs told of events: one takes them, one fails, one is gone."""
+        with self.services.database.transaction() as session:
+            owner_id = session.scalars(select(Owner.id).where(Owner.name == "globex")).one()
+            for name, description in RECEIVERS.items():
+                url = f"https://hooks.globex.example/{name}"
+                subscribe(session, owner_id, url, TOLD, description)
+
+    def attempt(self) -> None:
+        """Attempt the deliveries that are due, as a server does, but with no receiver."""
+        answers = {"work": (200, None), "archive": (503, "HTTP 503"), "old": (410, "HTTP 410")}
+        with self.services.database.read() as connection:
+            due = list_due(connection, self.time.now)
+        with self.services.database.transaction() as session:
+            claims = claim(session, due, [], limit=20)
+            record(session, [Outcome(one, *answers[one.url.rpartition("/")[2]]) for one in claims])
+
+    def snapshot(self) -> None:
+        """Take a snapshot into the folder that the console lists, beside one that is cut off."""
+        folder = self.services.settings.snapshot_dir
+        assert folder is not None
+        folder.mkdir()
+        (folder / "agenthub-20261119T031500Z.snapshot").write_bytes(b"cut off")
+        name = f"agenthub-{self.time.now:%Y%m%dT%H%M%SZ}.snapshot"
+        create(self.services.database, folder / name, Silence())
+
     def seal(self) -> None:
         """Seal the ledger, as a server does twice a minute."""
         with self.services.database.transaction() as session:
@@ -232,6 +271,10 @@ class World:
             self.time.advance(minutes=self.random.uniform(10, 45))
         self.seal()
         self.time.now = end - timedelta(minutes=26)
+        self.webhooks()
         found = self.live()
+        self.attempt()
         self.time.now = end
+        if self.services.settings.snapshot_dir:
+            self.snapshot()
         return found

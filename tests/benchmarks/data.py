@@ -124,19 +124,23 @@ def load(settings: Settings, agents: int) -> str:
             {"bucket": name, "status": ACTIVE, "agents": count} for name, count in counts.items()
         ]
         session.connection().execute(insert(AgentCount), rows)
-    # What a server does in the background sooner or later must not happen during a measurement.
+    settle(database)
+    database.dispose()
+    return key.secret
+
+
+def settle(database: Database) -> None:
+    """Do what a server does in the background sooner or later, and not during a measurement."""
     with database.writer.connect() as connection:
         raw = connection.connection.driver_connection
         assert raw is not None
-        if settings.is_sqlite:
+        if database.settings.is_sqlite:
             raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
             raw.autocommit = True
             raw.execute("VACUUM (ANALYZE)")
             raw.execute("CHECKPOINT")
             raw.autocommit = False
-    database.dispose()
-    return key.secret
 
 
 def _insert(connection: Connection, owner_id: str, numbers: range) -> None:

@@ -129,7 +129,10 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings) -> None:
     address = f"http://{settings.host}:{settings.port}"
     where = settings.url.render_as_string(hide_password=True)
-    console.print(f"AgentHub serves {where}\n  API   {address}/v1\n  docs  {address}/docs")
+    console.print(
+        f"AgentHub serves {where}\n  API      {address}/v1\n  docs     {address}/docs\n"
+        f"  console  {address}/operator"
+    )
     sys.stdout.flush()
     with shared_counts() as folder:
         os.environ[METRICS_FOLDER] = folder

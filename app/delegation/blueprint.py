@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -14,13 +15,17 @@ from sqlalchemy.orm import Session
 from app import clock
 from app.access.service import Principal
 from app.delegation import answers, contract, creation, documents, queries, schemas, service, work
+from app.delegation.capabilities import foresee_inputs, foresee_output
 from app.delegation.errors import DelegationNotFound, NotAParty
 from app.delegation.legacy import answers as legacy
 from app.delegation.models import Delegation
+from app.delegation.payloads import Verdicts
 from app.delegation.transitions import Actor
 from app.errors import DomainError
+from app.http import pagination
 from app.http.blueprint import Blueprint
-from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.context import services
+from app.http.pagination import PageQuery
 from app.http.problems import domain_problem
 from app.http.responses import json_response
 from app.http.schemas import Schema
@@ -36,7 +41,6 @@ blueprint = Blueprint(
 )
 
 Body = dict[str, Any]
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _actor(principal: Principal) -> Actor:
@@ -51,15 +55,20 @@ def _response(session: Session, delegation: Any, **more: Any) -> Response:
 
 
 def _created(one: creation.Created) -> Body:
-    row, events = _Row(one.row), [_Row(event) for event in one.events]
+    row, events = SimpleNamespace(**one.row), [SimpleNamespace(**event) for event in one.events]
     return documents.delegation_document(row, events)
 
 
-class _Row:
-    """The columns of a row about to be written, as attributes."""
+Checked = tuple[Body, Verdicts]
 
-    def __init__(self, columns: Body) -> None:
-        self.__dict__.update(columns)
+
+def _checked(foresee: Callable[..., Verdicts]) -> Callable[..., Checked]:
+    """Return what adds to a body what its payloads, held to their schemas, are found to be."""
+
+    def prepare(_: Principal, body: Body, **path: str) -> Checked:
+        return body, foresee(services().database.read, body, **path)
+
+    return prepare
 
 
 @blueprint.write(
@@ -68,10 +77,12 @@ class _Row:
     body=schemas.CreateDelegation(),
     returns=answers.DelegationOut(),
     problems=(404, 422),
+    prepare=_checked(foresee_inputs),
 )
-def create_delegation(session: Session, principal: Principal, body: Body) -> Response:
+def create_delegation(session: Session, principal: Principal, checked: Checked) -> Response:
     """Delegate a task: report inline work that is done, or offer remote work."""
-    (result,) = creation.create(session, _actor(principal), [body])
+    body, verdicts = checked
+    (result,) = creation.create(session, _actor(principal), [body], verdicts)
     if isinstance(result, DomainError):
         raise result
     return json_response(_created(result), location=f"/v1/delegations/{result.row['id']}")
@@ -82,10 +93,12 @@ def create_delegation(session: Session, principal: Principal, body: Body) -> Res
     "/batch",
     body=schemas.CreateBatch(),
     returns=answers.BatchOut(),
+    prepare=_checked(foresee_inputs),
 )
-def create_batch(session: Session, principal: Principal, body: Body) -> Response:
+def create_batch(session: Session, principal: Principal, checked: Checked) -> Response:
     """Report up to 100 pieces of inline work; each is settled, or refused, on its own."""
-    results = creation.create(session, _actor(principal), body["delegations"])
+    body, verdicts = checked
+    results = creation.create(session, _actor(principal), body["delegations"], verdicts)
     entries = [_batch_entry(index, result) for index, result in enumerate(results)]
     succeeded = sum(entry["succeeded"] for entry in entries)
     return json_response(
@@ -122,25 +135,22 @@ def _leased(session: Session, delegation: Delegation) -> Response:
     )
 
 
-Step = Callable[[Session, Actor, str, Body], Response]
+Step = Callable[[Session, Actor, str, Any], Response]
 
 
-def _command(
-    name: str, body: Schema, returns: Schema, *, role: str = "developer"
-) -> Callable[[Step], Step]:
-    """Declare a command to one delegation."""
+def _command(name: str, body: Schema, returns: Schema, **more: Any) -> Callable[[Step], Step]:
+    """Declare a command to one delegation; ``more`` is of ``Blueprint.write``."""
 
     def declare(step: Step) -> Step:
-        def view(
-            session: Session, principal: Principal, body: Body, delegation_id: str
-        ) -> Response:
+        def view(session: Session, principal: Principal, body: Any, delegation_id: str) -> Response:
             return step(session, _actor(principal), delegation_id, body)
 
         view.__name__, view.__doc__ = step.__name__, step.__doc__
         path = f"/<delegation_id>/{name}"
-        blueprint.write("POST", path, body=body, returns=returns, problems=(404, 422), role=role)(
-            view
+        declared = blueprint.write(
+            "POST", path, body=body, returns=returns, problems=(404, 422), **more
         )
+        declared(view)
         return step
 
     return declare
@@ -201,13 +211,20 @@ def answer(session: Session, actor: Actor, delegation_id: str, body: Body) -> Re
     return _response(session, service.answer(session, actor, delegation_id, body["answer"]))
 
 
-@_command("deliver", schemas.Deliver(), answers.DelegationOut())
-def deliver(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+@_command(
+    "deliver",
+    schemas.Deliver(),
+    answers.DelegationOut(),
+    prepare=_checked(foresee_output),
+)
+def deliver(session: Session, actor: Actor, delegation_id: str, checked: Checked) -> Response:
     """Hand over the result, for review or (with a review period of 0) for payment."""
+    body, verdicts = checked
     names = ("output", "output_uri", "output_sha256")
     deliverable = {name: body[name] for name in names if name in body}
+    token = body["lease_token"]
     return _response(
-        session, work.deliver(session, actor, delegation_id, body["lease_token"], deliverable)
+        session, work.deliver(session, actor, delegation_id, token, deliverable, verdicts)
     )
 
 
@@ -262,36 +279,27 @@ def cancel(session: Session, actor: Actor, delegation_id: str, body: Body) -> Re
 def list_delegations(connection: Connection, principal: Principal, query: Body) -> Response:
     """List delegations of your agents on either side, newest first; an operator's list has all."""
     limit, cursor = query.pop("limit"), query.pop("cursor")
-    before = _position(cursor) if cursor else None
+    before = pagination.decode_moment(cursor) if cursor else None
     owner_id = None if principal.has_role("admin") else principal.owner_id
     rows = queries.list_delegations(
         connection, owner_id=owner_id, **query, limit=limit + 1, before=before
     )
-    following = _cursor(rows[limit - 1]) if len(rows) > limit else None
     now = clock.now()
     shown = {
         name: clock.isoformat(value) if isinstance(value, datetime) else value
         for name, value in query.items()
     }
-    return json_response(
-        {
-            "data": [
-                documents.summary_document(documents.effective(row, now)) for row in rows[:limit]
-            ],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, **shown, limit=limit),
-    )
+    found = [documents.summary_document(documents.effective(row, now)) for row in rows[:limit]]
+    return _page(rows, found, limit, **shown)
 
 
-def _cursor(row: Any) -> str:
-    return encode_cursor(f"{(row.created_at - EPOCH) // timedelta(microseconds=1)}|{row.id}")
-
-
-def _position(cursor: str) -> tuple[datetime, str]:
-    """Return the time and the id that a cursor holds."""
-    micros, _, delegation_id = decode_cursor(cursor, "[0-9]{1,16}[|][!-~]{1,128}").partition("|")
-    return EPOCH + timedelta(microseconds=int(micros)), delegation_id
+def _page(rows: Sequence[Any], found: list[Body], limit: int, **parameters: Any) -> Response:
+    """Answer with a page of a list by time; ``rows`` has one more than it if there is one."""
+    last = rows[limit - 1] if len(rows) > limit else None
+    following = pagination.encode_moment(last.created_at, last.id) if last is not None else None
+    shown = {"mode": "cursor", "limit": limit, "next_cursor": following}
+    link = pagination.next_link(following, **parameters, limit=limit)
+    return json_response({"data": found, "pagination": shown}, link=link)
 
 
 @blueprint.read("/contract", returns=answers.ContractOut(), role="viewer")
@@ -325,18 +333,11 @@ def list_legacy(connection: Connection, principal: Principal, query: Body) -> Re
     """List imported delegations of your agents on either side; an operator's list has all."""
     limit, cursor = query["limit"], query["cursor"]
     owner_id = None if principal.has_role("admin") else principal.owner_id
-    before = _position(cursor) if cursor else None
+    before = pagination.decode_moment(cursor) if cursor else None
     rows = queries.list_legacy_records(
         connection, owner_id=owner_id, limit=limit + 1, before=before
     )
-    following = _cursor(rows[limit - 1]) if len(rows) > limit else None
-    return json_response(
-        {
-            "data": [documents.legacy_document(row) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
-    )
+    return _page(rows, [documents.legacy_document(row) for row in rows[:limit]], limit)
 
 
 @blueprint.read(
@@ -386,14 +387,14 @@ def list_events(
     """List what happened to a delegation, oldest first."""
     _visible(connection, principal, delegation_id)
     limit, cursor = query["limit"], query["cursor"]
-    after = int(decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
+    after = int(pagination.decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_events(connection, delegation_id, limit=limit + 1, after=after)
-    following = encode_cursor(str(rows[limit - 1].number)) if len(rows) > limit else None
+    following = pagination.encode_cursor(str(rows[limit - 1].number)) if len(rows) > limit else None
     return json_response(
         {
             "delegation_id": delegation_id,
             "events": [documents.event_document(row) for row in rows[:limit]],
             "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
         },
-        link=next_link(following, limit=limit),
+        link=pagination.next_link(following, limit=limit),
     )

@@ -17,14 +17,15 @@ from sqlalchemy.orm import Session
 from app import clock, ids
 from app.delegation import breaker, lifecycle, payloads, policy
 from app.delegation.announcements import announce
+from app.delegation.capabilities import find_capability, permissions
 from app.delegation.errors import (
-    CapabilityUnknown,
     DelegateInactive,
     NotYourAgent,
     PolicyDenied,
     PolicyForbidden,
 )
 from app.delegation.models import Delegation, DelegationEvent
+from app.delegation.payloads import Verdicts
 from app.delegation.settlement import evidence, metering_source, movement_of_close
 from app.delegation.transitions import Actor
 from app.errors import DomainError
@@ -66,17 +67,19 @@ class Created:
     metering: list[MeteringEvent] = field(default_factory=list)
 
 
-def create(session: Session, actor: Actor, bodies: Sequence[Body]) -> list[Created | DomainError]:
+def create(
+    session: Session, actor: Actor, bodies: Sequence[Body], verdicts: Verdicts
+) -> list[Created | DomainError]:
     """Create a delegation for each request, in order; one that is refused leaves its error.
 
     A request sees the funds that those before it left. The number of statements does not depend on
-    the number of requests.
+    the number of requests. ``verdicts`` is what ``foresee_inputs`` found.
     """
     parties = find_parties(
         session,
         {body[side] for body in bodies for side in ("requester_agent_id", "delegate_agent_id")},
     )
-    admitted = [_caught(_admit, actor, body, parties) for body in bodies]
+    admitted = [_caught(_admit, actor, body, parties, verdicts) for body in bodies]
     # All accounts are locked at once and in order, so that no two writers wait for each other.
     balances = ledger.lock_balances(
         session,
@@ -106,7 +109,7 @@ def _caught(function: Any, *arguments: Any) -> Any:
         return error
 
 
-def _admit(actor: Actor, body: Body, parties: Mapping[str, Party]) -> Admitted:
+def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Verdicts) -> Admitted:
     """Check who acts and what policy says. Raises what refuses the request."""
     requester = _party(parties, body["requester_agent_id"])
     delegate = _party(parties, body["delegate_agent_id"])
@@ -117,9 +120,9 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party]) -> Admitted:
     if delegate.status != "active":
         raise DelegateInactive(f"{delegate.id} is {delegate.status} and takes no new work")
     manifest = orjson.loads(delegate.manifest)
-    capability = _capability(delegate, manifest, body["capability_id"])
+    capability = find_capability(delegate, manifest, body["capability_id"])
     if capability is not None:
-        payloads.check(capability["input_schema"], body["task_input"], "task_input")
+        payloads.check(capability["input_schema"], body["task_input"], "task_input", verdicts)
     rated = delegate.trust["tier"] != "unrated"
     decision = policy.decide(
         policy.PolicyInput(
@@ -131,7 +134,7 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party]) -> Admitted:
             minimum_trust=body["min_delegate_trust_score"],
             trust_score=delegate.trust["score"] if rated else None,
             required_permissions=tuple(body["required_permissions"]),
-            granted_permissions=_permissions(manifest, capability),
+            granted_permissions=permissions(manifest, capability),
         )
     )
     if not decision["allowed"]:
@@ -145,26 +148,6 @@ def _party(parties: Mapping[str, Party], agent_id: str) -> Party:
     if agent_id not in parties:
         raise AgentNotFound(f"no agent has the id {agent_id!r}")
     return parties[agent_id]
-
-
-def _capability(
-    delegate: Party, manifest: dict[str, Any], capability_id: str | None
-) -> dict[str, Any] | None:
-    if capability_id is None:
-        return None
-    for capability in manifest["capabilities"]:
-        if capability["id"] == capability_id:
-            found: dict[str, Any] = capability
-            return found
-    raise CapabilityUnknown(f"{delegate.id} {delegate.version} has no capability {capability_id!r}")
-
-
-def _permissions(manifest: dict[str, Any], capability: dict[str, Any] | None) -> tuple[str, ...]:
-    """Return what the manifest declares: for the named capability, else for all of them."""
-    capabilities = manifest["capabilities"] if capability is None else [capability]
-    granted = {name for entry in capabilities for name in entry.get("permissions", ())}
-    granted.update(manifest.get("requirements", {}).get("permissions", ()))
-    return tuple(sorted(granted))
 
 
 def _open(actor: Actor, request: Admitted, balances: dict[str, int], now: datetime) -> Created:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import subprocess
 import sys
 import threading
@@ -80,7 +81,39 @@ class Checker:
 _checker = Checker()
 
 
-def check(schema: dict[str, Any], payload: Any, member: str) -> None:
+class Verdicts:
+    """What checks found that were made for a request before its transaction."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, list[dict[str, str]] | CheckStopped | None] = {}
+
+    def foresee(self, schema: dict[str, Any], payload: Any) -> None:
+        """Make a check and remember what it found."""
+        if "$ref_uri" in schema:
+            return
+        try:
+            self._found[_key(schema, payload)] = _checker.errors(schema, payload)
+        except CheckStopped as stopped:
+            self._found[_key(schema, payload)] = stopped
+
+    def errors(self, schema: dict[str, Any], payload: Any) -> list[dict[str, str]] | None:
+        """Return what ``Checker.errors`` does, which is asked only if it was not before.
+
+        Raises ``CheckStopped``.
+        """
+        key = _key(schema, payload)
+        found = self._found[key] if key in self._found else _checker.errors(schema, payload)
+        if isinstance(found, CheckStopped):
+            raise found
+        return found
+
+
+def _key(schema: dict[str, Any], payload: Any) -> bytes:
+    text = orjson.dumps([schema, payload], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).digest()
+
+
+def check(schema: dict[str, Any], payload: Any, member: str, verdicts: Verdicts) -> None:
     """Raise ``PayloadInvalid`` with every place where ``payload`` is not what ``schema`` demands.
 
     ``member`` is the request's member that holds the payload. A schema that is only a ``$ref_uri``
@@ -91,7 +124,7 @@ def check(schema: dict[str, Any], payload: Any, member: str) -> None:
         return
     part = member.removeprefix("task_")
     try:
-        errors = _checker.errors(schema, payload)
+        errors = verdicts.errors(schema, payload)
     except CheckStopped:
         raise CapabilitySchemaUnusable(
             f"applying the schema of the capability's {part} takes more than {CPU_SECONDS} seconds "

@@ -16,13 +16,15 @@ from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.delegation import breaker, lifecycle, payloads
+from app.delegation.capabilities import output_schema
 from app.delegation.errors import CommandNotAllowed, NoTaskOffered, NotYourAgent
 from app.delegation.models import Delegation
+from app.delegation.payloads import Verdicts
 from app.delegation.settlement import budget_of, metering_source
 from app.delegation.transitions import Actor, begin, close, grow_hold, record, renew_lease
 from app.ledger import service as ledger
 from app.ledger.metering import MeteringEvent, record_events, unseen
-from app.registry.queries import find_owner, find_versions
+from app.registry.queries import find_owner
 
 ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"
 
@@ -217,24 +219,23 @@ def ask(
 
 
 def deliver(
-    session: Session, actor: Actor, delegation_id: str, token: str, deliverable: Mapping[str, Any]
+    session: Session,
+    actor: Actor,
+    delegation_id: str,
+    token: str,
+    deliverable: Mapping[str, Any],
+    verdicts: Verdicts,
 ) -> Delegation:
     """Hand over the result: ``output``, or ``output_uri`` with ``output_sha256``.
 
-    When a capability was named, an output must match its output schema (``PayloadInvalid``). With a
-    review period of 0 the delegation is settled at once.
+    When a capability was named, an output must match its output schema (``PayloadInvalid``);
+    ``verdicts`` is what ``foresee_output`` found. With a review period of 0 the delegation is
+    settled at once.
     """
     delegation = begin(session, actor, delegation_id, "deliver", token)
     if delegation.capability_id is not None and "output" in deliverable:
-        (version,) = find_versions(
-            session, delegation.delegate_agent_id, delegation.delegate_version
-        )
-        schema = next(
-            capability["output_schema"]
-            for capability in orjson.loads(version.manifest)["capabilities"]
-            if capability["id"] == delegation.capability_id
-        )
-        payloads.check(schema, deliverable["output"], "output")
+        schema = output_schema(session, delegation)
+        payloads.check(schema, deliverable["output"], "output", verdicts)
     delegation.status = lifecycle.DELIVERED
     delegation.deliverable = orjson.dumps(dict(deliverable)).decode()
     delegation.cancel_requested_at = None

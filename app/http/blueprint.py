@@ -240,15 +240,16 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         problems: Sequence[int] = (),
         role: str = "developer",
         conditional: bool = False,
-        prepare: Callable[[Any], Any] | None = None,
+        prepare: Callable[..., Any] | None = None,
         headers: Sequence[dict[str, Any]] = (),
     ) -> Callable[[View], View]:
         """Declare a write: ``view(session, principal, [body], **path) -> Response``.
 
         The view runs in one transaction with its idempotency row and must not commit.
-        ``conditional`` documents that the endpoint honours ``If-Match``. ``prepare(principal)`` is
-        for reading that takes long: it runs before the transaction, which would lock others out
-        meanwhile, and what it returns comes before the body.
+        ``conditional`` documents that the endpoint honours ``If-Match``. ``prepare(principal,
+        [body], **path)`` is for what takes long or asks the network: it runs before the
+        transaction, which would lock others out meanwhile, unless the answer is stored already;
+        the view gets what it returns in place of the body.
         """
 
         def decorate(view: View) -> View:
@@ -257,11 +258,17 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 check_path(path)
                 canonical = body.dump(arguments[0]) if body is not None else None
                 identity = identify(principal, path, canonical)
-                prepared = () if prepare is None else (prepare(principal),)
+                if prepare is None:
+                    return run_write(
+                        principal,
+                        identity,
+                        lambda session: view(session, principal, *arguments, **path),
+                    )
                 return run_write(
                     principal,
                     identity,
-                    lambda session: view(session, principal, *prepared, *arguments, **path),
+                    lambda session, prepared: view(session, principal, prepared, **path),
+                    lambda: prepare(principal, *arguments, **path),
                 )
 
             handler: View = endpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 import marshmallow as ma
@@ -12,6 +13,8 @@ from flask import request
 
 from app.http.errors import ValidationFailed
 from app.http.schemas import Schema
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PageQuery(Schema):
@@ -56,6 +59,17 @@ def decode_cursor(cursor: str, form: str = r"[!-~]+") -> str:
             ],
         )
     return position
+
+
+def encode_moment(at: datetime, identifier: str) -> str:
+    """Return the cursor of a position in a list by time, where ids break ties."""
+    return encode_cursor(f"{(at - EPOCH) // timedelta(microseconds=1)}|{identifier}")
+
+
+def decode_moment(cursor: str) -> tuple[datetime, str]:
+    """Return what a cursor of ``encode_moment`` holds. Raises ``ValidationFailed``."""
+    micros, _, identifier = decode_cursor(cursor, "[0-9]{1,16}[|][!-~]{1,128}").partition("|")
+    return EPOCH + timedelta(microseconds=int(micros)), identifier
 
 
 def next_link(cursor: str | None, **parameters: object) -> str | None:

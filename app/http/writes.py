@@ -23,8 +23,9 @@ MAX_ATTEMPTS = 3
 # Headers of an answer that belong to the answer, not to the connection or the moment it is sent.
 STORED_HEADERS = ("Content-Type", "Content-Location", "ETag")
 
-# The effect of a write: does it in the session's transaction and returns the response.
-Effect = Callable[[Session], Response]
+# The effect of a write: does it in the session's transaction and returns the response. It also gets
+# what was prepared for it, if anything was.
+Effect = Callable[..., Response]
 
 
 def identify(principal: Principal, path: Mapping[str, str], body: Any) -> WriteRequest:
@@ -39,8 +40,17 @@ def identify(principal: Principal, path: Mapping[str, str], body: Any) -> WriteR
     return WriteRequest(principal.owner_id, key, request_hash, request.method, route)
 
 
-def run_write(principal: Principal, identity: WriteRequest, effect: Effect) -> Response:
+def run_write(
+    principal: Principal,
+    identity: WriteRequest,
+    effect: Effect,
+    prepare: Callable[[], Any] | None = None,
+) -> Response:
     """Run ``effect`` once under its key, or replay the answer it gave before.
+
+    ``prepare`` is for what takes long or asks the network: it runs where no answer is stored yet,
+    before the transaction, and ``effect`` gets what it returns. What it raises leaves the key
+    unused.
 
     A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
     other exception undoes everything, so that the key stays unused. A transaction that PostgreSQL
@@ -51,8 +61,9 @@ def run_write(principal: Principal, identity: WriteRequest, effect: Effect) -> R
         stored = idempotency.find_answer(connection, identity)
     if stored is not None:
         return _replay(stored)
+    prepared = () if prepare is None else (prepare(),)
     try:
-        return _in_transaction(principal, identity, effect)
+        return _in_transaction(principal, identity, lambda session: effect(session, *prepared))
     except DomainError as error:
         if not error.settled:
             raise

@@ -13,9 +13,11 @@ from sqlalchemy.orm import Session
 from app.access.service import Principal
 from app.http.blueprint import Blueprint
 from app.http.context import services
+from app.http.errors import ValidationFailed
 from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import json_response
 from app.notification import answers, queries, schemas, service
+from app.notification.addresses import AddressRefused, parse_url, resolve
 from app.notification.documents import delivery_document, webhook_document
 from app.notification.models import Subscription
 from app.notification.signing import secret_of
@@ -57,12 +59,26 @@ def _with_secret(subscription: Subscription) -> Response:
     return _response(subscription, secret=None)
 
 
+def _reachable(_: Principal, body: Body, **path: str) -> Body:
+    """Return the body if its URL leads where a webhook may. Raises ``ValidationFailed``."""
+    allow_private = services().settings.webhook_allow_private
+    try:
+        if "url" in body:
+            target = parse_url(body["url"], allow_private=allow_private)
+            resolve(target, allow_private=allow_private)
+    except AddressRefused as error:
+        entry = {"pointer": "/url", "code": "invalid", "detail": str(error)}
+        raise ValidationFailed("the URL leads nowhere a webhook may", errors=[entry]) from None
+    return body
+
+
 @blueprint.write(
     "POST",
     "",
     body=schemas.CreateWebhook(),
     returns=answers.WebhookWithSecretOut(),
     problems=(422,),
+    prepare=_reachable,
 )
 def create_webhook(session: Session, principal: Principal, body: Body) -> Response:
     """Have a URL told of events of your agents; the answer shows the signing secret once."""
@@ -107,6 +123,7 @@ def get_webhook(connection: Connection, principal: Principal, webhook_id: str) -
     body=schemas.ChangeWebhook(),
     returns=answers.WebhookOut(),
     problems=(404, 422),
+    prepare=_reachable,
 )
 def change_webhook(session: Session, principal: Principal, body: Body, webhook_id: str) -> Response:
     """Change a webhook, pause it, or make it active again."""

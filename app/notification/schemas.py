@@ -11,7 +11,7 @@ from app.http.context import services
 from app.http.fields import JsonInteger
 from app.http.pagination import PageQuery
 from app.http.schemas import Schema
-from app.notification.addresses import AddressRefused, UrlRefused, parse_url, resolve
+from app.notification.addresses import UrlRefused, parse_url
 from app.notification.events import EVENT_TYPES, EVERYTHING
 from app.notification.service import ACTIVE, DEAD, DELIVERED, PAUSED, PENDING
 
@@ -20,19 +20,15 @@ MAX_GRACE_HOURS = 7 * 24
 
 
 class WebhookUrl(ma.fields.String):
-    """A URL that a webhook may have, whose name has addresses that one may lead to.
-
-    Checked here, before any transaction begins, since it asks the network.
-    """
+    """A URL that a webhook may have. What its name leads to is asked later, of the network."""
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> str:
         url = str(super()._deserialize(value, attr, data, **kwargs))
-        allow_private = services().settings.webhook_allow_private
         try:
-            resolve(parse_url(url, allow_private=allow_private), allow_private=allow_private)
-        except (UrlRefused, AddressRefused) as error:
+            parse_url(url, allow_private=services().settings.webhook_allow_private)
+        except UrlRefused as error:
             raise ma.ValidationError(str(error)) from None
         return url
 

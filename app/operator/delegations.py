@@ -19,6 +19,7 @@ from app.delegation.errors import DelegationNotFound, NotAParty
 from app.delegation.settlement import budget_of
 from app.delegation.transitions import Actor
 from app.http.context import services
+from app.http.pagination import encode_moment
 from app.ledger import seals
 from app.ledger.errors import NotSealed
 from app.ledger.metering import list_delegation_events
@@ -27,7 +28,6 @@ from app.operator.actions import Refusal, load_form, perform
 from app.operator.paging import (
     PAGE_SIZE,
     Pager,
-    encode_position,
     moment_cursor,
     moment_position,
 )
@@ -95,7 +95,7 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
         rows=[documents.effective(row, now) for row in rows[:PAGE_SIZE]],
         pager=Pager.of(rows, moment_cursor),
         searched_to=window if window and (begin is None or window > begin) else None,
-        further=Pager.to(encode_position(window, FIRST_ID)) if window else None,
+        further=Pager.to(encode_moment(window, FIRST_ID)) if window else None,
     )
 
 

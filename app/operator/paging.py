@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from flask import request
 
-from app.http.pagination import decode_cursor, encode_cursor
+from app.http.pagination import decode_cursor, decode_moment, encode_moment
 
 PAGE_SIZE = 50
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,10 @@ def cursor(form: str) -> str | None:
 
 def moment_cursor(row: Any) -> str:
     """Return the cursor of a row in a list by time of creation."""
-    return encode_position(row.created_at, row.id)
-
-
-def encode_position(created_at: datetime, identifier: str) -> str:
-    """Return the cursor of a position in a list by time of creation."""
-    return encode_cursor(f"{(created_at - EPOCH) // timedelta(microseconds=1)}|{identifier}")
+    return encode_moment(row.created_at, row.id)
 
 
 def moment_position() -> tuple[datetime, str] | None:
     """Return what ``moment_cursor`` gave out. Raises ``ValidationFailed``."""
-    given = cursor("[0-9]{1,16}[|][!-~]{1,128}")
-    if given is None:
-        return None
-    micros, _, identifier = given.partition("|")
-    return EPOCH + timedelta(microseconds=int(micros)), identifier
+    given = request.args.get("cursor")
+    return decode_moment(given) if given else None

@@ -35,6 +35,7 @@ from app.access.service import create_key
 from app.config import Settings
 from app.db import Database
 from app.delegation import creation, schemas
+from app.delegation.payloads import Verdicts
 from app.delegation.transitions import Actor
 from app.http.context import EXTENSION, Services
 from app.ledger import service as ledger
@@ -132,7 +133,7 @@ def prepare(settings: Settings, home: Path, delegations: int) -> tuple[str, str]
     for begin in range(0, delegations, 100):
         with database.transaction() as session:
             bodies = [request_body(number) for number in range(begin, begin + 100)]
-            creation.create(session, actor, bodies)
+            creation.create(session, actor, bodies, Verdicts())
     database.dispose()
     (home / "keys").write_text(f"{first}\n{second}\n")
     pairs = [f"{data.agent_id(n)} {data.agent_id(HALF + n)}\n" for n in range(HALF)]

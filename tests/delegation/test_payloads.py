@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from app.delegation import payloads
+from app.delegation.errors import PayloadInvalid
 from app.delegation.payloads import Checker, CheckStopped
 from app.http.context import Services
 from tests.client import Api
@@ -122,6 +125,33 @@ class TestOverHttp:
         assert contents(services.database)["delegation_delegations"] == before
         assert worker.send("deliver", output=nested(2)).status_code == 200
 
+    def test_no_lock_is_held_during_a_check(
+        self, acme: Api, globex: Api, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checked = []
+        ask = Checker.errors
+
+        def errors(checker: Checker, schema: Schema, payload: Any) -> Any:
+            with closing(sqlite3.connect(services.settings.url.database or "", timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")
+            checked.append(payload)
+            return ask(checker, schema, payload)
+
+        monkeypatch.setattr(Checker, "errors", errors)
+        rule = about({"type": "string"})
+        publish(globex, "2.0.0", rule)
+        assert_refused(delegate(acme, {"x": 1}), 422, at="/task_input/x")
+        assert delegate(acme, {"x": "a"}).status_code == 200
+        entry = request(capability_id="evil", task_input={"x": "b"})
+        batch = acme.post(f"{DELEGATIONS}/batch", {"delegations": [entry, entry]})
+        assert batch.get_json()["succeeded"] == 2
+        publish(globex, "3.0.0", rule, "output_schema")
+        worker = accept(globex, offer(acme, capability_id="evil", task_input={})["delegation_id"])
+        assert_refused(worker.send("deliver", output={"x": 2}), 422, at="/output/x")
+        assert worker.send("deliver", output={"x": "c"}).status_code == 200
+        values = [payload["x"] for payload in checked if "x" in payload]
+        assert values == [1, "a", "b", "b", 2, "c"]
+
     def test_a_schema_without_use_is_refused(self, acme: Api, globex: Api) -> None:
         for number, (name, schema) in enumerate(USELESS.items()):
             publish(globex, f"2.{number}.0", schema)
@@ -181,5 +211,14 @@ class TestTheProcess:
         assert len(found) == 100
 
 
+def test_what_nobody_foresaw_is_checked_when_it_is_asked_for() -> None:
+    verdicts = payloads.Verdicts()
+    verdicts.foresee({"type": "string"}, {"x": 1})
+    payloads.check({"type": "object"}, {"x": 1}, "task_input", verdicts)
+    with pytest.raises(PayloadInvalid):
+        payloads.check({"type": "array"}, {"x": 1}, "task_input", verdicts)
+
+
 def test_a_schema_elsewhere_demands_nothing() -> None:
-    payloads.check({"$ref_uri": "https://globex.example/schema.json"}, CLERK, "task_input")
+    verdicts = payloads.Verdicts()
+    payloads.check({"$ref_uri": "https://x.example/schema.json"}, CLERK, "task_input", verdicts)

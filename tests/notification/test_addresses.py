@@ -129,6 +129,40 @@ def test_it_cannot_be_subscribed(
     services.database.dispose()
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_repeated_request_needs_no_resolver(
+    names: dict[str, list[list[str]]], strict: Any
+) -> None:
+    names["public.test"] = [["8.8.8.8"]]
+    app = create_app(strict)
+    services = app.extensions[EXTENSION]
+    with services.database.transaction() as session:
+        key = create_key(session, services.pepper, "acme", "developer").secret
+    acme = Api(app.test_client(), Contract(app), key)
+    body = {"url": "https://public.test/"}
+    first = acme.post(WEBHOOKS, body, idempotency_key="once")
+    change = {"description": "still there"} | body
+    changed = acme.request(
+        "PATCH", f"{WEBHOOKS}/{first.get_json()['id']}", json=change, idempotency_key="changed"
+    )
+    assert (first.status_code, changed.status_code) == (200, 200)
+    del names["public.test"]
+    again = acme.post(WEBHOOKS, body, idempotency_key="once")
+    assert (again.headers["Idempotent-Replayed"], again.get_json()["id"]) == (
+        "true",
+        first.get_json()["id"],
+    )
+    path = f"{WEBHOOKS}/{first.get_json()['id']}"
+    again = acme.request("PATCH", path, json=change, idempotency_key="changed")
+    assert again.data == changed.data
+    refused = acme.post(WEBHOOKS, body, idempotency_key="later")
+    assert refused.status_code == 422
+    assert [entry["pointer"] for entry in refused.get_json()["errors"]] == ["/url"]
+    names["public.test"] = [["8.8.8.8"]]
+    assert acme.post(WEBHOOKS, body, idempotency_key="later").status_code == 200
+    services.database.dispose()
+
+
 def attempt(url: str, *, allow_private: bool = False) -> Any:
     return send(url, {"webhook-id": "1"}, b"{}", allow_private=allow_private)
 

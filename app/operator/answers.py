@@ -140,7 +140,7 @@ class RepairedOut(Schema):
 
 
 class RefreshedOut(Schema):
-    """Trust evidence was held to history; lists up to 100 of the agents that were repaired."""
+    """Evidence and numbers of agents were held to history; lists up to 100 repaired agents."""
 
     status = ma.fields.Constant("refreshed", required=True)
     role = ma.fields.String(required=True, validate=ma.validate.OneOf(ROLES))
@@ -148,6 +148,10 @@ class RefreshedOut(Schema):
     repaired_total = ma.fields.Integer(required=True)
     remaining = ma.fields.Integer(
         required=True, metadata={"description": "Left for the next request, beyond 500"}
+    )
+    recounted_lists = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Lists of agents whose number was wrong and was counted anew"},
     )
     repaired = ma.fields.List(ma.fields.Nested(RepairedOut()), required=True)
 
@@ -157,5 +161,6 @@ class RefreshedOut(Schema):
         "compared_agents": 120,
         "repaired_total": 1,
         "remaining": 0,
+        "recounted_lists": 0,
         "repaired": [RepairedOut.example],
     }

@@ -1,15 +1,22 @@
-"""Holding trust to history: what is kept of every agent against what is on record of it."""
+"""Holding trust and statistics to history: what is kept of every agent against what there is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.delegation.queries import count_outcomes
-from app.registry.recount import Difference, differences, lock, mend
+from app.registry.recount import (
+    Difference,
+    differences,
+    lock,
+    mend,
+    mend_counts,
+    wrong_counts,
+)
 
 # Agents repaired by one request, so that it holds its locks for moments; and those it lists.
 MAX_REPAIRED, MAX_LISTED = 500, 100
@@ -17,11 +24,16 @@ MAX_REPAIRED, MAX_LISTED = 500, 100
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared, and what differs (or did, before it was repaired)."""
+    """What was compared, and what differs (or did, before it was repaired).
+
+    ``wrong_counts`` names the lists of agents whose number was not kept right.
+    """
 
     agents: int
     found: list[Difference]
+    wrong_counts: list[str]
     remaining: int = 0
+    recounted: int = 0
 
     def document(self) -> dict[str, Any]:
         """Return the report as clients read it."""
@@ -29,6 +41,7 @@ class Report:
             "compared_agents": self.agents,
             "repaired_total": len(self.found),
             "remaining": self.remaining,
+            "recounted_lists": self.recounted,
             "repaired": [
                 {"agent_id": one.agent_id, "kept": one.kept, "history": one.history}
                 for one in self.found[:MAX_LISTED]
@@ -42,11 +55,11 @@ def compare(connection: Connection) -> Report:
     It locks nothing: on a large database it takes seconds.
     """
     agents, found = differences(connection, count_outcomes(connection))
-    return Report(agents, found)
+    return Report(agents, found, wrong_counts(connection))
 
 
 def repair(session: Session, report: Report) -> Report:
-    """Repair the agents that were found to differ, each compared again once it is locked."""
+    """Repair what was found to differ, each compared again once it is locked."""
     repaired = []
     for suspect in report.found[:MAX_REPAIRED]:
         agent_id = suspect.agent_id
@@ -55,4 +68,9 @@ def repair(session: Session, report: Report) -> Report:
         for difference in found:
             mend(session, difference)
             repaired.append(difference)
-    return Report(report.agents, repaired, max(0, len(report.found) - MAX_REPAIRED))
+    return replace(
+        report,
+        found=repaired,
+        remaining=max(0, len(report.found) - MAX_REPAIRED),
+        recounted=mend_counts(session, report.wrong_counts),
+    )

@@ -92,7 +92,7 @@ def _imports(connection: Connection) -> dict[str, Any]:
 
 
 def _trust(_: Connection) -> dict[str, Any]:
-    return {"refreshed": request.args.get("refreshed"), "compared": request.args.get("compared")}
+    return {name: request.args.get(name) for name in ("refreshed", "compared", "recounted")}
 
 
 def _actions(connection: Connection) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _actions(connection: Connection) -> dict[str, Any]:
 # What an operator looks after, in the order of the page: template, heading, what it shows.
 PANELS: list[tuple[str, str, Callable[[Connection], dict[str, Any]]]] = [
     ("schema", "Schema", _schema),
-    ("trust", "Trust evidence", _trust),
+    ("trust", "Trust and statistics", _trust),
     ("snapshots", "Snapshots", _snapshots),
     ("webhooks", "Webhooks", _webhooks),
     ("keys", "API keys", _keys),
@@ -129,7 +129,7 @@ def operations(connection: Connection, visitor: Visitor) -> str:
 
 @action("/refresh")
 def refresh(visitor: Visitor) -> Any:
-    """Hold trust evidence to history, and repair what differs."""
+    """Hold trust evidence and numbers of agents to history, and repair what differs."""
     with services().database.snapshot() as connection:
         report = compare(connection)
     try:
@@ -144,6 +144,7 @@ def refresh(visitor: Visitor) -> Any:
             "console.operations",
             refreshed=done["repaired_total"],
             compared=done["compared_agents"],
+            recounted=done["recounted_lists"],
             _anchor="trust",
         ),
         303,

@@ -1,4 +1,4 @@
-"""Holding the kept sums of evidence to the history they sum, and mending those that differ.
+"""Holding kept sums and numbers to what they are of, and mending those that differ.
 
 Writes keep the sums current, so nothing differs unless somebody wrote to the database directly or
 a fault did. How delegations ended is another scope's history, and is given.
@@ -6,7 +6,7 @@ a fault did. How delegations ended is another scope's history, and is given.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +15,10 @@ from sqlalchemy import BigInteger, Connection, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app import clock
+from app.db import insert_if_absent
 from app.registry.evidence import lock_evidence
-from app.registry.models import Agent, Evaluation, TrustEvidence, UsageReport
+from app.registry.models import Agent, AgentCount, Evaluation, TrustEvidence, UsageReport
+from app.registry.service import ACTIVE, DEPRECATED, count_buckets
 from app.registry.trust import counted_to_date
 
 Reader = Connection | Session
@@ -148,3 +150,50 @@ def mend(session: Session, difference: Difference) -> None:
         agent.revision += 1
         agent.updated_at = clock.now()
     session.flush()
+
+
+def wrong_counts(reader: Reader) -> list[str]:
+    """Return the buckets whose kept numbers of agents are not those of the agents there are.
+
+    The reader has to see one instant. Reads every agent's id and status.
+    """
+    kept, real = _kept_counts(reader), _real_counts(reader)
+    return sorted({key[0] for key in kept.keys() | real.keys() if kept[key] != real[key]})
+
+
+def mend_counts(session: Session, suspects: Collection[str]) -> int:
+    """Count the agents of these buckets again; return how many buckets were wrong."""
+    if not suspects:
+        return 0
+    for bucket in sorted(suspects):
+        for status in sorted((ACTIVE, DEPRECATED)):
+            insert_if_absent(session, AgentCount, bucket=bucket, status=status, agents=0)
+    # In the order of every other write. Whoever changes a number from now on waits, and adds to
+    # what is counted here; whoever did before has committed.
+    rows = session.scalars(
+        select(AgentCount)
+        .where(AgentCount.bucket.in_(suspects))
+        .order_by(AgentCount.bucket, AgentCount.status)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).all()
+    real, mended = _real_counts(session), set()
+    for row in rows:
+        if row.agents != real[row.bucket, row.status]:
+            row.agents = real[row.bucket, row.status]
+            mended.add(row.bucket)
+    session.flush()
+    return len(mended)
+
+
+def _kept_counts(reader: Reader) -> Counter[tuple[str, str]]:
+    rows = reader.execute(select(AgentCount.bucket, AgentCount.status, AgentCount.agents))
+    return Counter({(row.bucket, row.status): row.agents for row in rows})
+
+
+def _real_counts(reader: Reader) -> Counter[tuple[str, str]]:
+    return Counter(
+        (bucket, status)
+        for agent_id, status in reader.execute(select(Agent.id, Agent.status))
+        for bucket in count_buckets(agent_id)
+    )

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from flask import Flask
 from sqlalchemy import text
 
 from app.delegation.models import Delegation
 from app.delegation.queries import count_outcomes
 from app.delegation.settlement import evidence
 from app.http.context import Services
-from tests.client import Api
+from app.registry.queries import count_agents
+from app.registry.recount import mend_counts, wrong_counts
+from app.registry.service import count_buckets
+from tests.client import Api, Contract
 from tests.console.conftest import Visitor
-from tests.console.world import CLERK, READER, TRANSLATOR, World
+from tests.console.world import AGENTS, CLERK, READER, TRANSLATOR, World
 from tests.delegation.conftest import problem
+from tests.registry.manifests import build_manifest
 
 DASHBOARD, REFRESH = "/v1/operator/dashboard", "/v1/operator/refresh"
 
@@ -116,6 +122,7 @@ def test_a_refresh_finds_nothing_where_nothing_is_wrong(world: World) -> None:
         "compared_agents": 7,
         "repaired_total": 0,
         "remaining": 0,
+        "recounted_lists": 0,
         "repaired": [],
     }
 
@@ -173,10 +180,66 @@ def test_a_refresh_repairs_what_differs(world: World, admin: Visitor, services: 
     assert CLERK not in repaired
 
 
+def test_a_refresh_counts_lists_anew(world: World, services: Services) -> None:
+    world.register()
+    acme, operator = world.callers["acme"], world.callers["operator"]
+
+    def totals() -> list[int]:
+        queries = ("", "?namespace=@acme", "?namespace=@acme&status=active")
+        pages = (acme.get(f"/v1/agents{query}").get_json() for query in queries)
+        return [page["pagination"]["total"] for page in pages]
+
+    before = totals()
+    with services.database.transaction() as session:
+        wrong = "UPDATE registry_agent_counts SET agents = 40 WHERE bucket = '@acme'"
+        session.execute(text(wrong))
+        session.execute(text("DELETE FROM registry_agent_counts WHERE bucket LIKE '#%'"))
+    assert totals() != before
+    shards = {count_buckets(agent_id)[0] for agent_id in AGENTS}
+    document = world.send(operator, "POST", REFRESH)
+    assert (document["repaired_total"], document["recounted_lists"]) == (0, len(shards) + 1)
+    assert totals() == before
+    assert world.send(operator, "POST", REFRESH)["recounted_lists"] == 0
+
+
+def test_lists_are_counted_anew_while_agents_are_registered(
+    world: World, services: Services, app: Flask, contract: Contract
+) -> None:
+    world.register()
+    with services.database.transaction() as session:
+        session.execute(text("UPDATE registry_agent_counts SET agents = agents + 5"))
+
+    def register(caller: Api, name: str) -> None:
+        for number in range(12):
+            body = {"namespace": "@acme", "manifest": build_manifest(f"{name}-{number}")}
+            assert caller.post("/v1/agents", body).status_code == 200
+
+    keys = [world.callers["acme"].key for _ in range(3)]
+    callers = [Api(app.test_client(), contract, key) for key in keys]
+    with ThreadPoolExecutor() as pool:
+        running = [
+            pool.submit(register, caller, f"agent-{place}") for place, caller in enumerate(callers)
+        ]
+        for _ in range(8):
+            with services.database.snapshot() as connection:
+                suspects = wrong_counts(connection)
+            # Those that are right are counted, too: that must not make them wrong.
+            suspects += [*count_buckets("@acme:agent-1-1"), *count_buckets("@acme:agent-2-2")]
+            with services.database.transaction() as session:
+                mend_counts(session, suspects)
+        for one in running:
+            one.result()
+    with services.database.snapshot() as connection:
+        assert wrong_counts(connection) == []
+        assert count_agents(connection, namespace="@acme") == 36 + 3
+
+
 def test_the_console_refreshes_too(world: World, admin: Visitor, services: Services) -> None:
     world.register()
     with services.database.transaction() as session:
         session.execute(text("UPDATE registry_trust_evidence SET usage_succeeded = 39"))
+        wrong = "UPDATE registry_agent_counts SET agents = 40 WHERE bucket = '@acme'"
+        session.execute(text(wrong))
     response = admin.send("/operator/operations", "/operator/refresh")
     page = admin.see(response.headers["Location"].partition("#")[0])
-    assert "7 agents were compared; 1 were repaired" in page
+    assert "7 agents were compared; 1 were repaired, and the numbers of 1 lists of agents" in page

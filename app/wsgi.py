@@ -15,7 +15,7 @@ from app.config import Settings
 from app.http.context import EXTENSION, Services
 from app.logs import configure_logging
 from app.ops.deliverer import Deliverer
-from app.ops.maintenance import Maintenance, RateSharing, Sweeper
+from app.ops.maintenance import Maintenance, RateSharing, Sweeper, keep_house
 from app.ops.tracks import require_current
 
 
@@ -36,9 +36,13 @@ def application() -> Flask:
             require_current(connection)
     except (OperationalError, InterfaceError) as error:
         log.warning("database.unavailable", error=str(error.orig))
-    Maintenance(services.database, services.key_usage).start()
-    RateSharing(services.database, services.rate_limiter).start()
-    Sweeper(services.database).start()
-    Deliverer(services.database, services.pepper).start()
+    keep_house(
+        [
+            Deliverer(services.database, services.pepper),
+            Sweeper(services.database),
+            RateSharing(services.database, services.rate_limiter),
+            Maintenance(services.database, services.key_usage),
+        ]
+    )
     log.info("server.ready", database=settings.url.get_backend_name())
     return app

@@ -45,7 +45,7 @@ class Deliverer(Periodic):
 
         One that takes longer is repeated by another server, or after the next start.
         """
-        self._stopped.set()
+        self.ask_to_stop()
         self._thread.join(timeout=5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,16 +40,18 @@ class Periodic(ABC):
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
 
     def start(self) -> None:
-        """Begin; what is left when the process ends is done then."""
+        """Begin."""
         self._thread.start()
-        at_exit(self.stop)
+
+    def ask_to_stop(self) -> None:
+        """Have no further round begin."""
+        self._stopped.set()
 
     def stop(self) -> None:
         """End after one last round."""
-        if not self._stopped.is_set():
-            self._stopped.set()
-            self._thread.join(timeout=5)
-            self.run_once()
+        self.ask_to_stop()
+        self._thread.join(timeout=5)
+        self.run_once()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
@@ -65,6 +68,23 @@ class Periodic(ABC):
     @abstractmethod
     def round(self) -> None:
         """Do one round; raises ``SQLAlchemyError`` when the database is away."""
+
+
+def keep_house(parts: Sequence[Periodic]) -> None:
+    """Begin all of it; what is left when the process ends is done then.
+
+    All are asked to stop before any is waited for, so that a stop takes as long as the slowest.
+    """
+    for part in parts:
+        part.start()
+
+    def stop() -> None:
+        for part in parts:
+            part.ask_to_stop()
+        for part in parts:
+            part.stop()
+
+    at_exit(stop)
 
 
 class Maintenance(Periodic):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -264,9 +265,14 @@ class TestSnapshots:
         folder.rmdir()
         world.register()
         world.snapshot()
+        os.mkfifo(folder / "pipe.snapshot")
+        (folder / "folder.snapshot").mkdir()
+        (folder / "gone.snapshot").symlink_to("nowhere")
         text = plain(admin.see("/operator/operations"))
         for words in ("readable 20 Nov, 09:30", "kB", "the file is no snapshot"):
             assert words in text
+        assert ".snapshot" in text
+        assert not re.search("(pipe|folder|gone).snapshot", text)
         assert text.index("20261120") < text.index("20261119")
         monkeypatch.setattr("app.operator.operations.SHOWN_SNAPSHOTS", 1)
         assert "and 1 more" in plain(admin.see("/operator/operations"))

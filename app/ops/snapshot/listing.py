@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,10 +32,13 @@ def list_files(folder: Path) -> list[Path]:
     dated = []
     for path in folder.glob("*.snapshot"):
         try:
-            dated.append((path.stat().st_mtime_ns, path))
+            found = path.stat()
         except OSError:
             # Somebody tidied up in the meantime.
             continue
+        # Opening a pipe would wait for a writer.
+        if stat.S_ISREG(found.st_mode):
+            dated.append((found.st_mtime_ns, path))
     return [path for _, path in sorted(dated, reverse=True)]
 
 

@@ -84,9 +84,10 @@ def count_subscriptions(reader: Reader) -> int:
 
 
 def count_dead(reader: Reader, since: datetime, *, limit: int) -> int:
-    """Return how many deliveries were given up since a moment, at most ``limit``."""
-    dead = select(Delivery.id).where(Delivery.status == "dead", Delivery.finished_at >= since)
-    statement = select(func.count()).select_from(dead.limit(limit).subquery())
+    """Return how many of the newest ``limit`` dead deliveries were given up since a moment."""
+    dead = select(Delivery.finished_at).where(Delivery.status == "dead")
+    newest = dead.order_by(Delivery.id.desc()).limit(limit).subquery()
+    statement = select(func.count()).where(newest.c.finished_at >= since)
     return reader.execute(statement).scalar_one()
 
 

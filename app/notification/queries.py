@@ -104,6 +104,7 @@ def list_dead(reader: Reader, *, limit: int) -> list[AnyRow]:
 def count_waiting(reader: Reader) -> tuple[int, int]:
     """Return how many deliveries are pending, and how many dead; each count reads a small index."""
     pending = select(func.count()).where(Delivery.next_attempt_at.is_not(None))
-    dead = select(func.count()).where(Delivery.status == "dead")
+    # SQLite would count rows in an index of all deliveries; this column is in none of those.
+    dead = select(func.count(Delivery.finished_at)).where(Delivery.status == "dead")
     counts = reader.execute(select(pending.scalar_subquery(), dead.scalar_subquery())).one()
     return counts[0], counts[1]

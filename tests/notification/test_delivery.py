@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app import clock
 from app.db import Database
 from app.http.context import Services
 from app.notification import deliveries as queue
-from app.notification import sender
+from app.notification import queries, sender
 from app.ops.deliverer import deliver_due
 from tests.client import Api
 from tests.notification.conftest import (
@@ -273,3 +274,25 @@ def test_nothing_is_sent_where_the_setting_no_longer_allows_it(
     assert receiver.requests == []
     (delivery,) = deliveries(acme, webhook)
     assert delivery["last_error"] == "expected a URL that begins with https://"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_what_is_counted_is_in_small_indexes(services: Services) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        statements.append((statement, parameters))
+
+    with services.database.read() as connection:
+        event.listen(connection, "before_cursor_execute", note)
+        queries.count_waiting(connection)
+        queries.count_dead(connection, clock.now(), limit=10)
+        event.remove(connection, "before_cursor_execute", note)
+        plans = []
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.append(" ".join(str(row[3]) for row in plan))
+    waiting, dead = plans
+    assert "subscription_id_next_attempt_at" in waiting
+    assert "ix_notification_deliveries_dead" in waiting
+    assert "ix_notification_deliveries_dead" in dead

@@ -76,12 +76,17 @@ class RateLimiter:
                 )
             count.here += 1
 
-    def pending(self) -> dict[str, _Count]:
-        """Return the counts that the other servers have to know."""
+    def forget_past(self) -> None:
+        """Drop the counts of earlier minutes, of keys that may never come again."""
         minute = int(clock.now().timestamp()) // WINDOW_SECONDS
         with self._lock:
             for key_id in [key for key, count in self._counts.items() if count.minute != minute]:
                 del self._counts[key_id]
+
+    def pending(self) -> dict[str, _Count]:
+        """Return the counts that the other servers have to know."""
+        self.forget_past()
+        with self._lock:
             return {
                 key_id: count
                 for key_id, count in self._counts.items()

@@ -26,9 +26,9 @@ from app.operator.session import Signer
 from app.operator.web import EXTENSION, Console, pages
 
 DECLARING = (agents, delegations, ledger, operations, overview, problems, signin)
-# Attempts to sign in from one address in a minute, in each process. Keys cannot be guessed; this
-# spares the database and the log.
-ATTEMPTS_PER_MINUTE = 30
+# Refused attempts to sign in from one address in a minute, in each process. Keys cannot be guessed;
+# this spares the record and the log.
+REFUSED_PER_MINUTE = 30
 VERSIONS_SECONDS = 60
 
 
@@ -38,7 +38,7 @@ def register_console(app: Flask) -> None:
     app.extensions[EXTENSION] = Console(
         Signer(services.pepper),
         History(),
-        RateLimiter(ATTEMPTS_PER_MINUTE),
+        RateLimiter(REFUSED_PER_MINUTE),
         Remembered(VERSIONS_SECONDS),
     )
     app.jinja_env.undefined = StrictUndefined

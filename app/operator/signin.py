@@ -43,8 +43,6 @@ def begin_session() -> AnyResponse:
     """Exchange an API key for a session."""
     wanted = request.form.get("next", OVERVIEW)
     try:
-        console().attempts.pending()
-        console().attempts.admit(request.remote_addr or "")
         check_form(request.cookies.get(FORM_COOKIE, ""))
         session = _authenticated(request.form.get("api_key", "").strip())
     except RateLimited as error:
@@ -62,13 +60,22 @@ def begin_session() -> AnyResponse:
 
 
 def _authenticated(presented: str) -> Session:
-    """Return a new session of a key. Raises ``ApiKeyInvalid``. The attempt goes on record."""
+    """Return a new session of a key. Raises ``ApiKeyInvalid`` and ``RateLimited``.
+
+    The attempt goes on record. Only refused ones are limited by address, which behind a proxy is
+    everybody's: nobody can keep the holder of a key out.
+    """
     with services().database.read() as connection:
         known = find_key_owner(connection, presented)
         try:
             principal = authenticate(connection, services().pepper, presented)
         except ApiKeyInvalid:
             principal = None
+    if principal is not None:
+        services().rate_limiter.admit(principal.key_id)
+    else:
+        console().refused.forget_past()
+        console().refused.admit(request.remote_addr or "")
     outcome = "signed in" if principal else "refused"
     # An id that no key has is nobody's attempt; a record of it would be anybody's to fill.
     log.info("console.sign_in", outcome=outcome, key_id=known and known[0])

@@ -90,7 +90,7 @@ class Console:
 
     signer: Signer
     history: History
-    attempts: RateLimiter
+    refused: RateLimiter
     versions: Remembered[int]
 
 

@@ -271,7 +271,7 @@ def test_every_page_is_sound(signed_in: Browser, site: Site) -> None:
     axe = AXE.read_text()
     browser.driver.get_log("performance")
     problems: list[str] = []
-    for scheme, width in (("light", 1280), ("dark", 360)):
+    for scheme, width in (("light", 1600), ("dark", 1280), ("light", 360), ("dark", 360)):
         browser.prefer(scheme)
         browser.resize(width, 900)
         for path in site.pages():

@@ -10,7 +10,7 @@ from flask import Flask
 
 from app.access.service import revoke_key
 from app.http.context import Services
-from app.operator.register import ATTEMPTS_PER_MINUTE
+from app.operator.register import REFUSED_PER_MINUTE
 from app.operator.session import IDLE_SECONDS, SESSION_SECONDS, Session, Signer
 from app.operator.web import COOKIE
 from tests.client import Api
@@ -170,13 +170,17 @@ def test_attempts_go_on_record(
     ]
 
 
-def test_attempts_are_limited(app: Flask, time: Clock) -> None:
-    stranger = Visitor(app, "ah_nobody")
-    for _ in range(ATTEMPTS_PER_MINUTE):
+def test_refused_attempts_are_limited_and_keep_nobody_out(
+    app: Flask, key_of: KEYS, time: Clock
+) -> None:
+    stranger, holder = Visitor(app, "ah_nobody"), Visitor(app, key_of("acme"))
+    for _ in range(REFUSED_PER_MINUTE):
         assert stranger.sign_in().status_code == 401
     response = stranger.sign_in()
     assert response.status_code == 429
     assert 0 < int(response.headers["Retry-After"]) <= 60
+    # The same address, as behind a proxy.
+    assert holder.sign_in().status_code == 303
     time.advance(seconds=60)
     assert stranger.sign_in().status_code == 401
 

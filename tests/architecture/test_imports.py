@@ -193,7 +193,6 @@ def test_migrations_load_no_web_framework() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_stay_readable(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
-    assert len(MODULES[module].read_text().splitlines()) <= 400
     assert ast.get_docstring(tree), f"{module} does not say what it is"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):

@@ -1,11 +1,12 @@
 """A place of business: agents of two owners that have evaluated, used and paid each other.
 
-``python -m tests.ops.place FILE`` fills a new database and writes its snapshot, as the release of
-the checkout makes it.
+``python -m tests.ops.place FILE.snapshot`` fills a new database and writes its snapshot, as the
+release of the checkout makes it, and ``FILE.json`` with the callers' keys and the answers they got.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -128,18 +129,41 @@ def _trade(shop: Shop) -> None:
     worker.meter(2.5, 1.5)
     worker.send("deliver", output={"summary": "paid"})
     accept(globex, offer(acme)["delegation_id"]).meter(2.5)
+    _end_badly(acme, globex)
+
+
+def _end_badly(acme: Api, globex: Api) -> None:
+    """End delegations in the ways that are not a delivery that was accepted."""
+    accept(globex, offer(acme)["delegation_id"]).meter(12)
+    for ending in ("fail", "cancel"):
+        worker = accept(globex, offer(acme)["delegation_id"])
+        worker.meter(1.25)
+        if ending == "cancel":
+            path = f"{worker.path}/cancel"
+            assert acme.post(path, {"reason": "no longer needed"}).status_code == 200
+        worker.send(ending, reason="it did not work out")
+    worker = accept(globex, offer(acme)["delegation_id"])
+    worker.meter(3)
+    worker.send("deliver", output={"summary": "wrong"})
+    path = f"{worker.path}/dispute"
+    assert acme.post(path, {"reason": "not what was asked"}).status_code == 200
 
 
 def main(file: Path) -> None:
-    """Write a snapshot of a filled place."""
+    """Write a snapshot of a filled place, and beside it what its callers know."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_for(f"sqlite:///{folder}/agenthub.db", Path(folder))
         configure_logging(settings)
         upgrade_all(settings)
-        fill(settings)
+        place = fill(settings)
         database = Database(settings)
         create(database, file, Silence())
         database.dispose()
+    answers = {
+        key: [path, body, answer.decode()] for key, (path, body, answer) in place.answers.items()
+    }
+    known = {"keys": place.keys, "answers": answers}
+    file.with_suffix(".json").write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

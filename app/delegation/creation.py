@@ -280,7 +280,10 @@ def _reports(body: Body) -> tuple[list[dict[str, Any]], bool]:
 def _run_inline(
     actor: Actor, request: Admitted, created: Created, balances: dict[str, int], now: datetime
 ) -> None:
-    """Take reported work through acceptance, metering, delivery and settlement."""
+    """Take reported work through acceptance, metering, delivery and settlement.
+
+    All of it is the requester's word, so every event names the requester as who said it.
+    """
     row, payer, payee = created.row, request.requester.id, request.delegate.id
     reports, row["simulated"] = _reports(request.body)
     row.update(
@@ -288,7 +291,7 @@ def _run_inline(
         deadline_at=now + timedelta(seconds=row["deadline_seconds"]),
     )
     row["due_at"] = row["deadline_at"]
-    _add_event(created, "accepted", payee, actor)
+    _add_event(created, "accepted", payer, actor)
     costs = [report["cost_usd"] for report in reports]
     budget = breaker.Budget(
         authorized=row["authorized_micros"],
@@ -315,7 +318,7 @@ def _run_inline(
         return
     if not run.stopped:
         row["status"] = lifecycle.DELIVERED
-        _add_event(created, "delivered", payee, actor)
+        _add_event(created, "delivered", payer, actor)
     status = lifecycle.FAILED_HARD_STOP if run.stopped else lifecycle.COMPLETED
     row.update(status=status, charged_micros=budget.charge, due_at=None, closed_at=now)
     created.movements.append(movement_of_close(row["id"], payer, payee, budget.charge, budget.held))
@@ -340,8 +343,8 @@ def _metering(
             event_id=str(number),
             operation=report["operation"],
             cost_micros=report["cost_usd"],
-            actor=request.delegate.id,
-            owner_id=row["delegate_owner_id"],
+            actor=request.requester.id,
+            owner_id=row["requester_owner_id"],
             payer_owner_id=row["requester_owner_id"],
             delegation_id=row["id"],
             metadata=report.get("metadata") or {},

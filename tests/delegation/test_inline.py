@@ -84,6 +84,44 @@ class TestCompleting:
         assert balance(acme, CLERK) == 90.8
 
 
+class TestWhoSaysSo:
+    """Inline work is the requester's word, and nothing in it is said in another owner's name."""
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{}, {"simulated_actual_cost_usd": 3}, {"metering_events": [{"cost_usd": 1}] * 2}],
+    )
+    def test_every_event_names_the_requester(self, acme: Api, globex: Api, changes: Any) -> None:
+        path = f"{DELEGATIONS}/{create(acme, **changes)['delegation_id']}"
+        for api in (acme, globex):
+            events = api.get(f"{path}/events").get_json()["events"]
+            said = {event["kind"]: event["actor"] for event in events}
+            said.pop("threshold", None)
+            assert said == dict.fromkeys(("created", "accepted", "delivered", "closed"), CLERK)
+            status = api.get(f"{path}/status").get_json()
+            trail = {entry["actor"] for entry in status["audit_trail"]}
+            assert trail <= {CLERK, "system"}
+            stages = {stage["stage"]: stage["details"] for stage in status["lifecycle"]}
+            assert stages["execution"]["actor"] == stages["delivery"]["actor"] == CLERK
+
+    def test_nothing_is_metered_in_the_delegates_name(self, acme: Api, globex: Api) -> None:
+        before = globex.get("/v1/cost/metering").get_json()["data"]
+        many = {"delegations": [request(simulated_actual_cost_usd=1) for _ in range(5)]}
+        assert acme.post(f"{DELEGATIONS}/batch", many).status_code == 200
+        create(acme, metering_events=[{"operation": "llm_call", "cost_usd": 2}])
+        stopped = create(acme, simulated_actual_cost_usd=12)
+        assert stopped["status"] == "failed_hard_stop"
+        assert globex.get("/v1/cost/metering").get_json()["data"] == before
+        own = acme.get("/v1/cost/metering").get_json()["data"]
+        assert {row["actor"] for row in own if row["delegation_id"]} == {CLERK}
+        assert sum(row["cost_usd"] for row in own) == 5 + 2 + 12
+
+    def test_the_books_stay_right(self, acme: Api, operator: Api) -> None:
+        create(acme)
+        create(acme, simulated_actual_cost_usd=12)
+        assert operator.get("/v1/ledger/reconciliation").get_json()["clean"] is True
+
+
 class TestTheBreaker:
     def test_an_overrun_is_paid_up_to_the_maximum(self, acme: Api, globex: Api) -> None:
         document = create(acme, simulated_actual_cost_usd=11)

@@ -16,7 +16,10 @@ from app.delegation.queries import list_delegations
 from app.http.pagination import encode_cursor
 from app.ledger.queries import find_balances, list_entries
 from app.ledger.service import agent_account
+from app.operator.accounts import linked, sides
+from app.operator.manifests import whole
 from app.operator.paging import PAGE_SIZE, Pager, cursor
+from app.operator.text import words
 from app.operator.web import Visitor, page, render
 from app.registry import documents, queries
 from app.registry.service import ACTIVE, DEPRECATED
@@ -78,6 +81,9 @@ def agent(connection: Connection, visitor: Visitor, agent_id: str) -> str:
     account_id = agent_account(agent_id)
     balances = find_balances(connection, [account_id]) if sees_money else {}
     versions = queries.newest_versions(connection, agent_id, limit=SHOWN_VERSIONS + 1)
+    entries = (
+        list_entries(connection, account_id, limit=SHOWN_ROWS, before=None) if sees_money else []
+    )
     now = clock.now()
 
     def work(role: str) -> list[Any]:
@@ -96,7 +102,8 @@ def agent(connection: Connection, visitor: Visitor, agent_id: str) -> str:
         area="agents",
         agent=entry(row),
         owner=find_owner_names(connection, [owner_id]).get(owner_id, owner_id),
-        manifest=orjson.loads(row.manifest),
+        manifest=whole(orjson.loads(row.manifest)),
+        manifest_text=row.manifest,
         trust=documents.trust_document(row),
         versions=[_version(one) for one in versions[:SHOWN_VERSIONS]],
         has_more_versions=len(versions) > SHOWN_VERSIONS,
@@ -110,9 +117,8 @@ def agent(connection: Connection, visitor: Visitor, agent_id: str) -> str:
         sees_money=sees_money,
         account_id=account_id,
         account=balances.get(account_id),
-        entries=list_entries(connection, account_id, limit=SHOWN_ROWS, before=None)
-        if sees_money
-        else [],
+        entries=entries,
+        accounts=linked(connection, visitor, sides(entries)),
     )
 
 
@@ -188,7 +194,7 @@ def _change(entry: dict[str, Any]) -> dict[str, Any]:
     names = ("fields", "protocols", "capability_ids", "from", "to")
     found = [entry[name] for name in names if name in entry]
     return {
-        "what": _CHANGES[entry["type"]],
+        "what": _CHANGES.get(entry["type"], words(entry["type"]).capitalize()),
         "capability": entry.get("capability_id"),
-        "names": found[0] if isinstance(found[0], list) else [" → ".join(found)],
+        "names": found[0] if found and isinstance(found[0], list) else [" → ".join(found)],
     }

@@ -24,6 +24,7 @@ from app.ledger import seals
 from app.ledger.errors import NotSealed
 from app.ledger.metering import list_delegation_events
 from app.ledger.queries import list_delegation_transactions
+from app.operator.accounts import linked
 from app.operator.actions import Refusal, load_form, perform
 from app.operator.paging import (
     PAGE_SIZE,
@@ -31,7 +32,7 @@ from app.operator.paging import (
     moment_cursor,
     moment_position,
 )
-from app.operator.text import words
+from app.operator.text import pretty, words
 from app.operator.web import Visitor, action, page, render
 from app.registry.queries import find_parties, is_agent_id
 
@@ -120,6 +121,12 @@ def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> 
     transactions = list_delegation_transactions(
         connection, delegation_id, limit=MAX_TRANSACTIONS, after=0
     )
+    accounts = {
+        posting[side]
+        for one in transactions
+        for posting in one["postings"]
+        for side in ("debit_account", "credit_account")
+    }
     return render(
         "delegation.html",
         title=f"Delegation {delegation_id[-8:]}",
@@ -133,6 +140,7 @@ def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> 
         deliverable=_pretty(row.deliverable),
         decision=orjson.loads(row.policy_decision),
         transactions=[one | {"seal": _seal(connection, one)} for one in transactions],
+        accounts=linked(connection, visitor, accounts),
         commands=_commands(visitor, row),
         done=request.args.get("done", ""),
     )
@@ -187,7 +195,7 @@ def _trail(events: Sequence[Any], use: Sequence[Any]) -> list[dict[str, Any]]:
 def _pretty(text: str | None) -> str | None:
     if text is None:
         return None
-    shown = orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+    shown = pretty(text)
     return shown if len(shown) <= MAX_DOCUMENT else f"{shown[:MAX_DOCUMENT]}\n…"
 
 

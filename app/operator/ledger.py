@@ -9,20 +9,20 @@ from flask import redirect, request, url_for
 from sqlalchemy import Connection
 
 from app.access.audit import find_last, record_check
-from app.delegation.queries import count_live, find_owners
+from app.delegation.queries import count_live
 from app.delegation.reconciliation import RULES
 from app.http.context import request_id, services
 from app.http.pagination import encode_cursor
 from app.ledger import queries, seals
 from app.ledger.errors import AccountNotFound, NotSealed, TransactionNotFound
 from app.ledger.reconciliation import reconcile
-from app.ledger.service import AGENT, ESCROW, SYSTEM, account_kind, agent_account
+from app.ledger.service import SYSTEM, WORLD, account_kind, agent_account
+from app.operator.accounts import linked, may_see, sides
 from app.operator.agents import search_words
 from app.operator.overview import CLEAN, RECONCILED
 from app.operator.paging import PAGE_SIZE, Pager, cursor
 from app.operator.web import Visitor, action, page, read_figures, render
-from app.registry.errors import AgentNotFound
-from app.registry.queries import find_owner, search_agents
+from app.registry.queries import search_agents
 
 MAX_FINDINGS = 20
 
@@ -39,7 +39,7 @@ def ledger(connection: Connection, visitor: Visitor) -> str:
         limit=PAGE_SIZE + 1,
     )
     ids = [agent_account(row.id) for row in agents[:PAGE_SIZE]]
-    found = queries.find_balances(connection, ids)
+    found = queries.find_balances(connection, [*ids, WORLD])
     figures = read_figures(connection, visitor.owner_scope)
     live = count_live(connection, visitor.owner_scope)
     return render(
@@ -49,6 +49,7 @@ def ledger(connection: Connection, visitor: Visitor) -> str:
         text=text,
         accounts=[(identifier, found.get(identifier)) for identifier in ids],
         pager=Pager.of(agents, lambda row: encode_cursor(row.id)),
+        world=WORLD if visitor.is_admin and WORLD in found else None,
         digest=seals.read_digest(connection),
         reconciled=find_last(connection, RECONCILED) if visitor.is_admin else None,
         clean=CLEAN,
@@ -59,24 +60,11 @@ def ledger(connection: Connection, visitor: Visitor) -> str:
     )
 
 
-def _may_see(connection: Connection, visitor: Visitor, account_id: str) -> bool:
-    """Tell whether a visitor sees an account: the rule of the API's ``/v1/ledger/accounts``."""
-    if visitor.is_admin:
-        return True
-    kind, _, holder = account_id.partition(":")
-    if kind == ESCROW:
-        return visitor.principal.owner_id in find_owners(connection, holder)
-    try:
-        return kind == AGENT and find_owner(connection, holder) == visitor.principal.owner_id
-    except AgentNotFound:
-        return False
-
-
 @page("/ledger/accounts/<account_id>")
 def account(connection: Connection, visitor: Visitor, account_id: str) -> str:
     """Show an account's statement, newest first."""
     row = None
-    if _may_see(connection, visitor, account_id):
+    if may_see(connection, visitor, account_id):
         row = queries.find_balances(connection, [account_id]).get(account_id)
     if row is None:
         raise AccountNotFound(f"no account of yours has the id {account_id!r}")
@@ -95,6 +83,7 @@ def account(connection: Connection, visitor: Visitor, account_id: str) -> str:
         account=row if account_kind(account_id) != SYSTEM else None,
         opened_at=row.created_at,
         entries=entries[:PAGE_SIZE],
+        accounts=linked(connection, visitor, sides(entries[:PAGE_SIZE])),
         pager=Pager.of(entries, lambda one: encode_cursor(f"{one.seq}.{one.leg}")),
     )
 
@@ -108,7 +97,7 @@ def transaction(connection: Connection, visitor: Visitor, transaction_id: str) -
         for posting in found["postings"]
         for side in ("debit_account", "credit_account")
     }
-    if not any(_may_see(connection, visitor, account_id) for account_id in accounts):
+    if not any(may_see(connection, visitor, account_id) for account_id in accounts):
         raise TransactionNotFound(f"no transaction has the id {transaction_id!r}")
     try:
         proof: dict[str, Any] | None = seals.prove(connection, transaction_id)
@@ -120,6 +109,7 @@ def transaction(connection: Connection, visitor: Visitor, transaction_id: str) -
         area="ledger",
         found=found,
         meta=orjson.loads(found["meta"]),
+        accounts=linked(connection, visitor, accounts),
         proof=proof,
     )
 

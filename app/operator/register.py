@@ -52,5 +52,6 @@ def register_console(app: Flask) -> None:
         "state": text.state,
         "segment": text.segment,
         "pretty": text.pretty,
+        "known": text.known,
     }
     app.register_blueprint(pages)

@@ -108,6 +108,11 @@ def segment(name: str) -> str:
     return quote(name, safe="@:")
 
 
-def pretty(document: Any) -> str:
-    """Return a JSON value indented."""
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+def pretty(text: str) -> str:
+    """Return JSON text indented."""
+    return orjson.dumps(orjson.loads(text), option=orjson.OPT_INDENT_2).decode()
+
+
+def known(members: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of an object that are there: those that are not None."""
+    return {name: value for name, value in members.items() if value is not None}

@@ -6,7 +6,7 @@ parsed; see ``orjson.Fragment`` in ``app.registry.documents``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -111,6 +111,16 @@ def find_owner(reader: Reader, agent_id: str) -> str:
     if not found:
         raise AgentNotFound(f"no agent has the id {agent_id!r}")
     return str(found)
+
+
+def find_owners_of(reader: Reader, agent_ids: Collection[str]) -> dict[str, str]:
+    """Return the ids of the owners of agents by the agents' ids; unknown agents are left out."""
+    rows = reader.execute(
+        select(Agent.id, Namespace.owner_id)
+        .join(Namespace, Namespace.name == Agent.namespace)
+        .where(Agent.id.in_([one for one in agent_ids if is_agent_id(one)]))
+    )
+    return {row.id: row.owner_id for row in rows}
 
 
 def agents_of(owner_id: str) -> AnySelect:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import clock
 from app.access import audit
 from app.access import service as access
+from app.access.files import write_secret
 from app.access.pepper import load_pepper
 from app.config import METRICS_FOLDER, PREFIX, Settings, SettingsError
 from app.db import Database
@@ -63,8 +64,11 @@ class Commands(click.Group):
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise Failure(f"the database refused: {reason}; see: agenthub doctor") from None
-        except PermissionError as error:
-            raise Failure(f"{error.strerror}: {error.filename}") from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            named = error.filename2 or error.filename
+            raise Failure(f"{error.strerror}: {named}") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,7 +101,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
 def up(settings: Settings) -> None:
     """Bring the database to this release's schema and serve.
 
-    On the first start an admin API key is made and shown; it is stored only as a hash. Files of an
+    On the first start an admin API key is made. It is shown on a terminal; where the output goes
+    elsewhere, it is written to a file of the data folder that only its owner reads. Files of an
     earlier service that the settings name are imported once.
     """
     require_address(settings)
@@ -106,14 +111,30 @@ def up(settings: Settings) -> None:
     if settings.legacy_paths:
         import_and_report(settings, settings.legacy_paths)
     database = Database(settings)
+    _make_first_key(settings, database, pepper)
+    database.dispose()
+    _serve(settings)
+
+
+def _make_first_key(settings: Settings, database: Database, pepper: bytes) -> None:
+    """Make the admin key of a database without keys, and hand it to whoever started the service.
+
+    Output that is no terminal ends in logs, which others read and which are kept.
+    """
+    path = settings.data_dir / access.ADMIN_KEY_FILE
+    shown = sys.stdout.isatty()
     with database.transaction() as session:
         key = access.bootstrap_admin(session, pepper)
-        if key is not None:
-            audit.record_command(session, "first start", f"{key.id} of {key.owner}, {key.role}")
-    database.dispose()
-    if key is not None:
+        if key is None:
+            return
+        audit.record_command(session, "first start", f"{key.id} of {key.owner}, {key.role}")
+        if not shown:
+            # Before the key is anybody's. Should the commit fail, the next start writes another.
+            write_secret(path, key.secret, replace=True)
+    if shown:
         console.print("Admin API key, shown this once:\n\n    " + key.secret + "\n")
-    _serve(settings)
+    else:
+        console.print(f"Admin API key {key.id} is in {path.absolute()}; keep it elsewhere")
 
 
 @main.command()

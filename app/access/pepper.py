@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from app import ids
+from app.access.files import write_secret
 from app.config import Settings, SettingsError
 
 PEPPER_FILE = "key-pepper"
@@ -26,22 +24,6 @@ def load_pepper(settings: Settings) -> bytes:
         )
     path = settings.data_dir / PEPPER_FILE
     if not path.exists():
-        _create(path)
+        # The first writer wins: its pepper is everybody's.
+        write_secret(path, ids.new_secret(), replace=False)
     return path.read_bytes().strip()
-
-
-def _create(path: Path) -> None:
-    """Write a new pepper that is complete the moment its name exists; the first writer wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{ids.new_key_id()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(ids.new_secret() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

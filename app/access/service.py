@@ -22,6 +22,8 @@ from app.statements import Statement
 
 ROLES = ("viewer", "developer", "admin")
 BOOTSTRAP_OWNER = "admin"
+# In the data folder, where the first start had no terminal to show the key on.
+ADMIN_KEY_FILE = "admin-key"
 OWNER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PRESENTED_KEY = re.compile(r"ah_([0-9a-f]{16})_([A-Za-z0-9_-]{43})")
 

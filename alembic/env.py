@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from logging.config import fileConfig
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
 from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
 
 from app import scopes
 from app.config import Settings, SettingsError
+from app.ops.downgrade import FLAG, DataLossGuard, require_applied, require_flag, track_of
 from app.ops.journal import record_step
-from app.ops.tracks import migrating, migration_engine
+from app.ops.tracks import migrating, migration_engine, require_recorded
 
 config = context.config
 if config.config_file_name is not None and config.attributes.get("configure_logging", True):
@@ -83,51 +86,48 @@ def shape_revision(_context: Any, _revision: Any, directives: list[Any]) -> None
     script.rev_id = f"{scope}_{max(existing, default=0) + 1:04d}"
 
 
-class DataLossGuard:
-    """Refuse a downgrade step that drops a column or a table holding rows, unless told to.
+def tracks_of_revisions() -> dict[str, str]:
+    """Return the track of every revision in this folder of migrations."""
+    return {
+        revision.revision: next(iter(revision.branch_labels))
+        for revision in context.script.walk_revisions()
+    }
 
-    The command says so with ``-x allow-data-loss=yes``. Raising inside the hook rolls back the
-    whole downgrade, the dropped objects included: DDL is transactional on both databases.
+
+def step_kind() -> str | None:
+    """Return ``upgrade`` or ``downgrade``; None for a command that runs no steps."""
+    name = getattr(context.get_context().opts.get("fn"), "__name__", "")
+    return name if name in ("upgrade", "downgrade") else None
+
+
+def downgraded_track() -> str:
+    """Return the one track that this downgrade takes down.
+
+    Raises ``CommandError`` for a target that names more than one track, or none, and for a flag
+    that names another one.
     """
+    given, known = context.get_context().opts, tracks_of_revisions()
+    track = track_of(given["destination_rev"], known)
+    start = given.get("starting_rev")
+    if start not in (None, f"{track}@head") and track_of(start, known) != track:
+        raise CommandError(f"{start} is no revision of the track {track}")
+    require_flag(context.get_x_argument(as_dictionary=True).get(FLAG), track)
+    return track
 
-    def __init__(self, connection: sa.Connection) -> None:
-        self.connection = connection
-        self.columns: dict[str, set[str]] = {}
 
-    def look(self) -> None:
-        """Note the columns of every table that holds rows, in the transaction of the steps."""
-        self.columns = {
-            table: columns
-            for table, columns in self._reflect().items()
-            if self.connection.scalar(
-                sa.select(sa.literal(1)).select_from(sa.table(table)).limit(1)
-            )
-        }
+def upgraded_tracks() -> list[str]:
+    """Return the tracks that this upgrade may touch: the one it names, or all."""
+    target = str(context.get_context().opts["destination_rev"])
+    named = tracks_of_revisions().get(target, target.partition("@")[0])
+    return [named] if named in scopes.SCOPES else list(scopes.SCOPES)
 
-    def _reflect(self) -> dict[str, set[str]]:
-        inspector = sa.inspect(self.connection)
-        inspector.clear_cache()
-        return {
-            table: {column["name"] for column in inspector.get_columns(table)}
-            for table in inspector.get_table_names()
-            if scopes.scope_of_table(table)
-        }
 
-    def __call__(self, *, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
-        if step.is_stamp or step.is_upgrade:
-            return
-        present = self._reflect()
-        lost = [
-            table if table not in present else f"{table}.{column}"
-            for table, columns in sorted(self.columns.items())
-            for column in sorted(columns - present.get(table, set()))
-        ]
-        if lost:
-            raise CommandError(
-                f"downgrade of {step.up_revision_id} would destroy the data in"
-                f" {', '.join(dict.fromkeys(lost))}; nothing was changed. Take a backup, then"
-                " repeat with: alembic -x allow-data-loss=yes downgrade ..."
-            )
+def command_with_loss(track: str) -> str:
+    """Return the command line that repeats this downgrade and lets the track lose data."""
+    files = getattr(config.cmd_opts, "config", None) or []
+    chosen = "".join(f" -c {shlex.quote(file)}" for file in files)
+    target = context.get_context().opts["destination_rev"]
+    return f"alembic{chosen} -x {FLAG}={track} downgrade {target}"
 
 
 def options() -> dict[str, Any]:
@@ -164,14 +164,18 @@ def run_online() -> None:
     Who gives a connection of its own has the lock, and decides when its transaction ends.
     """
     given: sa.Connection | None = config.attributes.get("connection")
-    if given is not None:
-        run_on(given)
-    elif changes_database():
-        with migrating(settings) as connection:
-            run_on(connection)
-    else:
-        with migration_engine(settings, exclusive=False).connect() as connection:
-            run_on(connection)
+    try:
+        if given is not None:
+            run_on(given)
+        elif changes_database():
+            with migrating(settings) as connection:
+                run_on(connection)
+        else:
+            with migration_engine(settings, exclusive=False).connect() as connection:
+                run_on(connection)
+    except DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise CommandError(f"the database refused: {reason}; nothing was changed") from error
 
 
 def run_on(connection: sa.Connection) -> None:
@@ -183,10 +187,15 @@ def run_on(connection: sa.Connection) -> None:
         **options(),
     )
     with context.begin_transaction():
-        if changes_database():
-            allowed = context.get_x_argument(as_dictionary=True).get("allow-data-loss")
-            if allowed != "yes":
-                guard.look()
+        recorded = context.get_context().get_current_heads()
+        if step_kind() == "upgrade":
+            require_recorded(connection, recorded, upgraded_tracks())
+        if step_kind() == "downgrade":
+            track = downgraded_track()
+            require_recorded(connection, recorded, [track])
+            require_applied(track, context.get_context().opts["destination_rev"], recorded)
+            if context.get_x_argument(as_dictionary=True).get(FLAG) is None:
+                guard.look(command_with_loss(track))
         context.run_migrations()
         if settings.is_sqlite and changes_database():
             broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
@@ -203,6 +212,8 @@ def run_offline() -> None:
         on_version_apply=record_step,
         **options(),
     )
+    if step_kind() == "downgrade":
+        downgraded_track()
     with context.begin_transaction():
         context.run_migrations()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from app.config import Settings
 from app.engines import begin_immediate, configure_sqlite
 from app.ops.journal import JOURNAL
-from app.scopes import SCOPES
+from app.scopes import SCOPES, metadata, scope_of_table
 
 CURRENT, BEHIND, ABSENT, UNKNOWN = "current", "behind", "absent", "unknown"
 # An arbitrary constant: every process that migrates an AgentHub database asks for this lock.
@@ -87,9 +87,10 @@ def read_tracks(connection: Connection) -> list[Track]:
     known = {revision for scope in SCOPES for revision in revisions_of(scope)}
     applied: dict[str, str] = {}
     # Should a track have two rows, the unknown one decides: it blocks every Alembic command.
-    rows = MigrationContext.configure(connection).get_current_heads()
-    for row in sorted(rows, key=lambda row: row not in known):
+    recorded = MigrationContext.configure(connection).get_current_heads()
+    for row in sorted(recorded, key=lambda row: row not in known):
         applied[row.rpartition("_")[0] or row] = row
+    lost = unrecorded_tables(connection, recorded)
     tracks = []
     for scope in [*SCOPES, *sorted(applied.keys() - set(SCOPES))]:
         revision, head = applied.get(scope), heads.get(scope)
@@ -99,8 +100,49 @@ def read_tracks(connection: Connection) -> list[Track]:
             state = CURRENT
         else:
             state = BEHIND if revision in known else UNKNOWN
-        tracks.append(Track(scope, state, revision, head, _remedy(scope, state, revision, head)))
+        remedy = _remedy(scope, state, revision, head)
+        if scope in lost:
+            remedy = _RECORD.format(scope=scope)
+        tracks.append(Track(scope, state, revision, head, remedy))
     return tracks
+
+
+# What mends a track whose tables are there while its revision was forgotten.
+_RECORD = "alembic stamp {scope}@head, then alembic check, which must find no difference"
+
+
+def unrecorded_tables(connection: Connection, recorded: Iterable[str]) -> dict[str, list[str]]:
+    """Return the tables of each track that are there although no revision of it is ``recorded``.
+
+    A ``stamp base`` leaves a database so, and so does whoever deletes rows of ``alembic_version``.
+    """
+    absent = set(SCOPES) - {revision.rpartition("_")[0] for revision in recorded}
+    if not absent:
+        return {}
+    inspector = sa.inspect(connection)
+    inspector.clear_cache()
+    found: dict[str, list[str]] = {}
+    for table in sorted(metadata().tables.keys() & set(inspector.get_table_names())):
+        scope = scope_of_table(table)
+        if scope in absent:
+            found.setdefault(str(scope), []).append(table)
+    return found
+
+
+def require_recorded(
+    connection: Connection, recorded: Iterable[str], wanted: Collection[str]
+) -> None:
+    """Raise ``CommandError`` when tables of a wanted track are there and its revision is not.
+
+    Steps that begin at nothing would meet them.
+    """
+    for scope, tables in unrecorded_tables(connection, recorded).items():
+        if scope in wanted:
+            raise CommandError(
+                f"the database holds tables of the track {scope} ({tables[0]} first), but no"
+                " revision of it is recorded, as after a stamp of base; nothing was changed."
+                f" Record what it holds: {_RECORD.format(scope=scope)}"
+            )
 
 
 def _remedy(scope: str, state: str, revision: str | None, head: str | None) -> str | None:
@@ -117,8 +159,9 @@ def _remedy(scope: str, state: str, revision: str | None, head: str | None) -> s
 def require_current(connection: Connection) -> None:
     """Raise ``OutdatedSchema`` unless every track is current."""
     stale = [track for track in read_tracks(connection) if track.state != CURRENT]
-    # An unknown revision blocks every Alembic command, so one for all tracks would fail, too.
-    together = len(stale) > 1 and UNKNOWN not in {track.state for track in stale}
+    # One command for all would meet a revision that is unknown, or tables that are not recorded.
+    simple = all(track.remedy == f"alembic upgrade {track.scope}@head" for track in stale)
+    together = len(stale) > 1 and simple
     if stale:
         raise OutdatedSchema(
             "the database schema does not fit this release: "

@@ -59,9 +59,9 @@ def add_revision(home: Path, scope: str, upgrade: str = "pass", downgrade: str =
     return revision
 
 
-def config(settings: Settings, home: Path = ROOT, *, allow_data_loss: bool = False) -> Config:
+def config(settings: Settings, home: Path = ROOT, *, allow_data_loss: str | None = None) -> Config:
     """Return the configuration of an Alembic command that runs in this process."""
-    options = Namespace(x=["allow-data-loss=yes"] if allow_data_loss else None)
+    options = Namespace(x=[f"allow-data-loss={allow_data_loss}"] if allow_data_loss else None)
     result = Config(str(home / "alembic.ini"), cmd_opts=options)
     result.attributes.update(settings=settings, configure_logging=False)
     return result

@@ -52,7 +52,8 @@ def test_triggers_are_there_after_every_path(
     alone = ["registry"] if path == "one track" else []
     command.upgrade(config(settings), "registry@head" if alone else "heads")
     if path == "up and down":
-        command.downgrade(config(settings), "base")
+        for scope in SCOPES:
+            command.downgrade(config(settings), f"{scope}@base")
         assert triggers(describe(settings)) == []
         for scope in reversed(SCOPES):
             command.upgrade(config(settings), f"{scope}@head")

@@ -80,7 +80,8 @@ def scope_rows(settings: Settings, scopes: list[str]) -> dict[str, list[str]]:
 
 
 def test_going_down_to_nothing_leaves_only_the_journal(settings: Settings) -> None:
-    command.downgrade(config(settings), "base")
+    for scope in SCOPES:
+        command.downgrade(config(settings), f"{scope}@base")
 
     rows = contents(settings)
     assert rows.keys() == {"alembic_version", "schema_journal"}

@@ -19,9 +19,12 @@ from tests.migrations.project import (
     alembic,
     config,
     connect,
+    contents,
     copy_migrations,
     revisions_of,
 )
+from tests.migrations.rows import insert_rows
+from tests.migrations.schema import describe
 
 
 @pytest.fixture
@@ -235,3 +238,84 @@ def test_no_command_for_all_tracks_is_advised_while_an_unknown_revision_blocks_i
     assert "track access is absent" in message
     assert "track registry is unknown" in message
     assert "alembic upgrade heads" not in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("upgrade", "heads"),
+        ("upgrade", "ledger@head"),
+        ("upgrade", "ledger_0001"),
+        ("downgrade", "ledger@-1"),
+        ("downgrade", "ledger@base"),
+        ("-x", "allow-data-loss=ledger", "downgrade", "ledger_0001"),
+    ],
+    ids=" ".join,
+)
+def test_a_track_that_was_forgotten_is_told_from_one_that_was_never_applied(
+    arguments: tuple[str, ...], settings: Settings
+) -> None:
+    insert_rows(settings)
+    command.stamp(config(settings), "base")
+    rows, schema = contents(settings), describe(settings)
+
+    out, log = alembic(settings, *arguments, fails=True)
+
+    track = "ledger" if "heads" not in arguments else SCOPES[0]
+    assert f"FAILED: the database holds tables of the track {track} (" in out
+    assert f"Record what it holds: alembic stamp {track}@head, then alembic check" in out
+    assert "Traceback" not in out + log
+    assert contents(settings) == rows
+    assert describe(settings) == schema
+
+
+def test_what_is_said_of_a_forgotten_track_mends_it(settings: Settings) -> None:
+    insert_rows(settings)
+    command.stamp(config(settings), "base")
+
+    found = state(settings, "registry")
+    assert (found.state, found.revision) == (tracks.ABSENT, None)
+    assert found.remedy is not None
+    assert "alembic stamp registry@head" in found.remedy
+    assert "All at once" not in refusal(settings)
+    with pytest.raises(CommandError, match="no revision of it is recorded"):
+        tracks.upgrade_all(settings)
+
+    for scope in SCOPES:
+        remedy = state(settings, scope).remedy
+        assert remedy is not None
+        alembic(settings, *remedy.partition(",")[0].removeprefix("alembic ").split())
+    command.check(config(settings))
+    assert {state(settings, scope).state for scope in SCOPES} == {tracks.CURRENT}
+
+
+def test_another_programs_table_with_a_like_name_is_no_tables_of_a_track(
+    empty_settings: Settings,
+) -> None:
+    with connect(empty_settings) as connection:
+        connection.exec_driver_sql("CREATE TABLE registry_of_somebody_else (id INTEGER)")
+
+    command.upgrade(config(empty_settings), "heads")
+
+    assert state(empty_settings, "registry").state == tracks.CURRENT
+
+
+def test_a_step_that_the_database_refuses_is_told_in_a_sentence(settings: Settings) -> None:
+    # The record says less than the tables hold, as after a stamp too low.
+    command.stamp(config(settings), "registry@registry_0001")
+    before = contents(settings)
+
+    out, log = alembic(settings, "upgrade", "heads", fails=True)
+
+    assert "FAILED: the database refused: " in out
+    assert "already exists" in out
+    assert "Traceback" not in out + log
+    assert contents(settings) == before
+
+
+@pytest.mark.parametrize("target", ["registry@-1", "registry_0001"])
+def test_a_track_that_is_not_applied_cannot_go_down(target: str, settings: Settings) -> None:
+    command.downgrade(config(settings), "registry@base")
+
+    with pytest.raises(CommandError, match="the track registry is not applied"):
+        command.downgrade(config(settings), target)

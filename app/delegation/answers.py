@@ -152,6 +152,10 @@ class DelegationSummaryOut(Schema):
     budget_controls = ma.fields.Nested(BudgetControlsOut(), required=True)
     allowed_commands = ma.fields.List(ma.fields.String(), required=True)
     cancel_requested = ma.fields.Boolean(required=True)
+    silent_takeovers = ma.fields.Integer(
+        required=True,
+        metadata={"description": "How often it was taken over since the last sign of life"},
+    )
     due_at = ma.fields.AwareDateTime(required=True, allow_none=True)
     due_outcome = ma.fields.Nested(DueOutcomeOut(), required=True, allow_none=True)
     created_at = ma.fields.AwareDateTime(required=True)
@@ -180,6 +184,7 @@ class DelegationSummaryOut(Schema):
         "budget_controls": BudgetControlsOut.example,
         "allowed_commands": [],
         "cancel_requested": False,
+        "silent_takeovers": 0,
         "due_at": None,
         "due_outcome": None,
         "created_at": _TIME,

@@ -171,6 +171,25 @@ def _open(actor: Actor, request: Admitted, balances: dict[str, int], now: dateti
     return created
 
 
+# The columns of work that nothing has happened to yet.
+_UNTOUCHED = {
+    "revision": 1,
+    "events": 0,
+    "metered_micros": 0,
+    "charged_micros": None,
+    "breaker_level": 0,
+    "simulated": False,
+    "lease_number": 0,
+    "silent_takeovers": 0,
+    "lease_token": None,
+    "lease_expires_at": None,
+    "deadline_at": None,
+    "cancel_requested_at": None,
+    "deliverable": None,
+    "closed_at": None,
+}
+
+
 def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
     body, delegate = request.body, request.delegate
     delegation_id = ids.new_id()
@@ -180,11 +199,10 @@ def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
     )
     task_input = body["task_input"]
     row = {
+        **_UNTOUCHED,
         "id": delegation_id,
         "execution": body["execution"],
         "status": lifecycle.OFFERED,
-        "revision": 1,
-        "events": 0,
         "requester_agent_id": request.requester.id,
         "requester_owner_id": request.requester.owner_id,
         "delegate_agent_id": delegate.id,
@@ -197,26 +215,15 @@ def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
         "estimated_micros": estimate,
         "max_budget_micros": body["max_budget_usd"],
         "authorized_micros": estimate,
-        "metered_micros": 0,
         "held_micros": estimate,
-        "charged_micros": None,
-        "breaker_level": 0,
         "auto_reauthorize": body["auto_reauthorize"],
-        "simulated": False,
         "policy_decision": orjson.dumps(request.decision).decode(),
         "lease_seconds": body["lease_seconds"],
         "deadline_seconds": body["deadline_seconds"],
         "review_seconds": body["review_within_seconds"],
-        "lease_number": 0,
-        "lease_token": None,
-        "lease_expires_at": None,
-        "deadline_at": None,
-        "cancel_requested_at": None,
         "due_at": now + timedelta(seconds=body["accept_within_seconds"]),
-        "deliverable": None,
         "created_at": now,
         "updated_at": now,
-        "closed_at": None,
     }
     movement = Movement("hold", f"hold:{delegation_id}", [hold], delegation_id)
     created = Created(row, [], [movement])

@@ -48,6 +48,8 @@ REQUESTER, DELEGATE, OPERATOR, SYSTEM = "requester", "delegate", "operator", "sy
 # A worker that has not renewed its lease may be replaced by another one of the same agent; after
 # this many leases without a sign of life the work counts as lost.
 LOST_AFTER_LEASES = 3
+# So often in a row may work be taken over without a sign of life in between.
+MAX_SILENT_TAKEOVERS = 3
 CANCEL_GRACE = timedelta(seconds=30)
 RESOLVE_WITHIN = timedelta(days=7)
 
@@ -125,17 +127,24 @@ def next_due(delegation: Any) -> Due | None:
         return Due(at, COMPLETED, "the dispute was not resolved in time", paid=True)
     if status != IN_PROGRESS:
         return None
-    lost = delegation.lease_expires_at + timedelta(
-        seconds=delegation.lease_seconds * (LOST_AFTER_LEASES - 1)
-    )
     clocks = [
         Due(delegation.deadline_at, FAILED, "the deadline passed", paid=False),
-        Due(lost, FAILED, "the worker gave no sign of life", paid=False),
+        _lost(delegation),
     ]
     if delegation.cancel_requested_at is not None:
         end = delegation.cancel_requested_at + CANCEL_GRACE
         clocks.append(Due(end, CANCELLED, "cancelled by the requester", paid=True))
     return min(clocks, key=lambda due: due.at)
+
+
+def _lost(delegation: Any) -> Due:
+    """Return when work counts as lost: nobody may take it over any more, or nobody did in time."""
+    end = delegation.lease_expires_at
+    if delegation.silent_takeovers >= MAX_SILENT_TAKEOVERS:
+        reason = f"{MAX_SILENT_TAKEOVERS} workers took it over and none gave a sign of life"
+        return Due(end, FAILED, reason, paid=False)
+    end += timedelta(seconds=delegation.lease_seconds * (LOST_AFTER_LEASES - 1))
+    return Due(end, FAILED, "the worker gave no sign of life", paid=False)
 
 
 def overdue(delegation: Any, now: datetime) -> Due | None:

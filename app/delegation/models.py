@@ -30,6 +30,7 @@ class Delegation(Base):
     was used, ``held`` what escrow holds (or held, once closed) and ``charged`` what was paid.
     ``due_at`` is when the system acts by itself: every live delegation has such a moment, so that
     no money is held for ever. ``revision`` grows with every change and guards each of them.
+    ``silent_takeovers`` is how often work was taken over since its last sign of life.
     """
 
     __tablename__ = "delegation_delegations"
@@ -99,6 +100,7 @@ class Delegation(Base):
     deadline_seconds: Mapped[int] = mapped_column(Integer)
     review_seconds: Mapped[int] = mapped_column(Integer)
     lease_number: Mapped[int] = mapped_column(Integer)
+    silent_takeovers: Mapped[int] = mapped_column(Integer, server_default="0")
     lease_token: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     deadline_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

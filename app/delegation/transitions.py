@@ -76,6 +76,8 @@ def begin(
         present = delegation.lease_token or ""
         if not hmac.compare_digest(present.encode(), token.encode()):
             raise LeaseLost("the lease token is not the present one; another worker has the task")
+        # Whatever a worker does with its lease is a sign of life.
+        delegation.silent_takeovers = 0
     delegation.updated_at = now
     return delegation
 

@@ -72,13 +72,16 @@ def _take(session: Session, actor: Actor, delegation: Delegation) -> Delegation:
         raise CommandNotAllowed(f"a worker holds the task until {until}", lease_expires_at=until)
     taken_over = delegation.status == lifecycle.IN_PROGRESS
     delegation.status = lifecycle.IN_PROGRESS
+    if taken_over:
+        delegation.silent_takeovers += 1
     delegation.lease_number += 1
     delegation.lease_token = f"{delegation.lease_number}.{ids.new_secret()}"
     if delegation.deadline_at is None:
         delegation.deadline_at = now + timedelta(seconds=delegation.deadline_seconds)
     renew_lease(delegation)
     kind = "taken_over" if taken_over else "accepted"
-    record(session, delegation, kind, delegation.delegate_agent_id, actor)
+    details = {"silent_takeovers": delegation.silent_takeovers} if taken_over else {}
+    record(session, delegation, kind, delegation.delegate_agent_id, actor, **details)
     session.flush()
     return delegation
 

@@ -31,6 +31,7 @@ class Task:
     deadline: datetime | None = None
     lease_end: datetime | None = None
     cancel_at: datetime | None = None
+    silent_takeovers: int = 0
     seen: set[str] = field(default_factory=set)
 
     @property
@@ -83,7 +84,8 @@ class Model:
             return task.due
         assert task.deadline is not None
         assert task.lease_end is not None
-        clocks = [task.deadline, task.lease_end + timedelta(seconds=120)]
+        grace = timedelta(seconds=0 if task.silent_takeovers == 3 else 120)
+        clocks = [task.deadline, task.lease_end + grace]
         return min([*clocks, task.cancel_at] if task.cancel_at else clocks)
 
     def add_cost(self, task: Task, cost: int) -> str:

@@ -19,6 +19,7 @@ def working(**changes: Any) -> SimpleNamespace:
         "status": "in_progress",
         "due_at": NOW,
         "lease_seconds": 60,
+        "silent_takeovers": 0,
         "lease_expires_at": NOW + timedelta(seconds=60),
         "deadline_at": NOW + timedelta(hours=1),
         "cancel_requested_at": None,
@@ -58,6 +59,13 @@ def test_a_worker_without_a_sign_of_life_is_lost_after_three_leases() -> None:
     due = lifecycle.next_due(working())
     assert due is not None
     assert (due.status, due.paid, due.at) == ("failed", False, NOW + timedelta(seconds=180))
+
+
+def test_the_last_lease_is_the_end_once_it_was_taken_over_three_times_in_silence() -> None:
+    for takeovers, seconds in ((2, 180), (3, 60)):
+        due = lifecycle.next_due(working(silent_takeovers=takeovers))
+        assert due is not None
+        assert (due.status, due.at) == ("failed", NOW + timedelta(seconds=seconds))
 
 
 def test_the_deadline_comes_first_when_it_is_nearer() -> None:

@@ -237,6 +237,7 @@ class DelegationMachine(RuleBasedStateMachine):
         )
         response = self.command("globex", task, "accept")
         if self.expect(response, task, free):
+            model.silent_takeovers += model.status == "in_progress"
             model.status = "in_progress"
             model.deadline = model.deadline or self.now + timedelta(seconds=600)
             model.lease_end = self.now + timedelta(seconds=60)
@@ -257,8 +258,10 @@ class DelegationMachine(RuleBasedStateMachine):
         states = ("in_progress", "pending_reauthorization", "input_required")
         allowed = self.under_way(task, *states)
         model = self.expect(self.work(task, "heartbeat"), task, allowed)
-        if model and model.status == "in_progress":
-            model.lease_end = self.now + timedelta(seconds=60)
+        if model:
+            model.silent_takeovers = 0
+            if model.status == "in_progress":
+                model.lease_end = self.now + timedelta(seconds=60)
 
     @rule(
         task=tasks,
@@ -289,6 +292,7 @@ class DelegationMachine(RuleBasedStateMachine):
             return
         if not self.expect(response, task, allowed):
             return
+        model.silent_takeovers = 0
         paused, end, results = model.status == "pending_reauthorization", "go", {}
         for name in fresh:
             if end == "stop":
@@ -341,6 +345,7 @@ class DelegationMachine(RuleBasedStateMachine):
         allowed = self.under_way(task, "in_progress")
         if model := self.expect(self.work(task, "ask", question="Which?"), task, allowed):
             assert model.deadline is not None
+            model.silent_takeovers = 0
             model.status, model.due = "input_required", model.deadline
 
     @rule(task=tasks)

@@ -307,6 +307,53 @@ class TestClaiming:
         assert again["delegation_id"] == delegation["delegation_id"]
         assert again["lease_token"].startswith("2.")
 
+    def claim(self, globex: Api) -> Any:
+        return globex.post(f"{DELEGATIONS}/claim", {"agent_id": READER})
+
+    def test_what_nobody_finishes_is_not_handed_out_for_ever(
+        self, acme: Api, globex: Api, time: Clock
+    ) -> None:
+        delegation = offer(acme, lease_seconds=1, deadline_seconds=600)
+        counts = []
+        while (claimed := self.claim(globex)).status_code == 200:
+            counts.append(claimed.get_json()["silent_takeovers"])
+            assert len(counts) < 10
+            time.advance(seconds=1.2)
+        assert counts == [0, 1, 2, 3]
+        assert problem(claimed) == (404, "no_task_offered")
+        failed = acme.get(path(delegation)).get_json()
+        assert (failed["status"], failed["silent_takeovers"]) == ("failed", 3)
+        late = globex.post(path(delegation, "accept"), {})
+        assert problem(late) == (409, "delegation_overdue")
+        events = acme.get(path(delegation, "events")).get_json()["events"]
+        assert [event["kind"] for event in events] == [
+            "created",
+            "accepted",
+            *["taken_over"] * 3,
+            "closed",
+        ]
+        assert [event["details"].get("silent_takeovers") for event in events[2:5]] == [1, 2, 3]
+        assert "none gave a sign of life" in events[5]["details"]["reason"]
+        assert (balance(acme, CLERK), balance(globex, READER)) == (100, 0)
+
+    @pytest.mark.parametrize(
+        ("command", "members"),
+        [("heartbeat", {}), ("meter", {"events": [{"event_id": "one", "cost_usd": 0}]})],
+    )
+    def test_a_sign_of_life_lets_it_be_taken_over_three_times_more(
+        self, acme: Api, globex: Api, time: Clock, command: str, members: dict[str, Any]
+    ) -> None:
+        delegation = offer(acme, lease_seconds=1, deadline_seconds=600)
+        token = self.claim(globex).get_json()["lease_token"]
+        for _ in range(3):
+            time.advance(seconds=1)
+            token = self.claim(globex).get_json()["lease_token"]
+        body = {"lease_token": token, **members}
+        assert globex.post(path(delegation, command), body).status_code == 200
+        assert acme.get(path(delegation)).get_json()["silent_takeovers"] == 0
+        time.advance(seconds=1)
+        assert self.claim(globex).get_json()["silent_takeovers"] == 1
+
     def test_only_for_an_agent_of_yours(self, acme: Api, globex: Api) -> None:
         offer(acme)
         stolen = acme.post(f"{DELEGATIONS}/claim", {"agent_id": READER})

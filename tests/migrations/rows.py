@@ -207,6 +207,7 @@ DELEGATION: dict[str, Any] = {
         "deadline_seconds": 60,
         "review_seconds": 60,
         "lease_number": 0,
+        "silent_takeovers": 0,
         "due_at": NOW,
         "created_at": NOW,
         "updated_at": NOW,

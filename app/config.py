@@ -129,6 +129,9 @@ class Settings:
     max_json_depth: int = _setting(
         64, _integer(8, 200), "deepest nesting of arrays and objects in a request body"
     )
+    max_manifest_bytes: int = _setting(
+        256 * 1024, _integer(4096, 16 * 1024 * 1024), "largest manifest, in canonical form"
+    )
     rate_limit_per_minute: int = _setting(
         6000, _integer(0, 10_000_000), "requests of one API key in a minute; 0 sets no limit"
     )

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app import clock
-from app.canonical import canonical_json
+from app.canonical import Canonical, canonical_json
 from app.idempotency.errors import KeyMalformed, KeyMissing, KeyReused, ResponseExpired
 from app.idempotency.models import IdempotencyKey
 from app.statements import Statement
@@ -74,14 +74,15 @@ def fingerprint(
     """Return the SHA-256, in hexadecimal, of what a request asks for.
 
     ``body`` is the parsed request with its defaults filled in, so that field order and spelled-out
-    defaults make no difference; the order of query parameters makes none either.
+    defaults make no difference; the order of query parameters makes none either. Members that are
+    ``Canonical`` are not made canonical again.
     """
     identity = {
         "method": method,
         "route": route,
         "path": dict(path),
         "query": sorted([name, value] for name, value in query),
-        "body": body,
+        "body": Canonical.of(body),
     }
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 

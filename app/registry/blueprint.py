@@ -34,7 +34,7 @@ def register_agent(session: Session, principal: Principal, body: dict[str, Any])
     )
     _open_account(session, principal, agent_id)
     _meter(session, principal, "agent.register", agent_id=agent_id)
-    version = body["manifest"]["identity"]["version"]
+    version = body["manifest"].document["identity"]["version"]
     _tell(session, principal, "agent.registered", agent_id=agent_id, version=version)
     return _agent_response(session, agent_id)
 
@@ -104,6 +104,11 @@ def _agent_response(session: Session, agent_id: str) -> Response:
     return json_response(document, etag=tag, location=f"/v1/agents/{agent_id}")
 
 
+def _compared(principal: Principal, body: dict[str, Any], agent_id: str) -> service.Publication:
+    with services().database.read() as connection:
+        return service.prepare_version(connection, principal.owner_id, agent_id, body["manifest"])
+
+
 @blueprint.write(
     "PUT",
     "/agents/<agent_id>",
@@ -111,15 +116,16 @@ def _agent_response(session: Session, agent_id: str) -> Response:
     returns=answers.AgentOut(),
     problems=(404,),
     conditional=True,
+    prepare=_compared,
 )
 def publish_version(
-    session: Session, principal: Principal, body: dict[str, Any], agent_id: str
+    session: Session, principal: Principal, publication: service.Publication, agent_id: str
 ) -> Response:
     """Publish a further version of an agent, and make the agent active."""
     revived = service.publish_version(
-        session, principal.owner_id, agent_id, body["manifest"], expected_revisions()
+        session, principal.owner_id, agent_id, publication, expected_revisions()
     )
-    version = body["manifest"]["identity"]["version"]
+    version = publication.manifest.document["identity"]["version"]
     _meter(session, principal, "agent.publish", agent_id=agent_id, version=version)
     _tell(session, principal, "version.published", agent_id=agent_id, version=version)
     if revived:
@@ -282,20 +288,29 @@ def report_usage(
     )
 
 
+def _copied(principal: Principal, body: dict[str, Any], agent_id: str) -> tuple[str, service.Fork]:
+    where = body["namespace"]
+    limit = services().settings.max_manifest_bytes
+    with services().database.read() as connection:
+        return where, service.prepare_fork(
+            connection, principal.owner_id, agent_id, where, body["new_slug"], limit
+        )
+
+
 @blueprint.write(
     "POST",
     "/agents/<agent_id>/fork",
     body=schemas.ForkAgent(),
     returns=answers.ForkOut(),
     problems=(404,),
+    prepare=_copied,
 )
 def fork_agent(
-    session: Session, principal: Principal, body: dict[str, Any], agent_id: str
+    session: Session, principal: Principal, copied: tuple[str, service.Fork], agent_id: str
 ) -> Response:
     """Copy an agent's latest version into a namespace of yours, or one nobody has."""
-    forked_id = service.fork_agent(
-        session, principal.owner_id, agent_id, body["namespace"], body["new_slug"]
-    )
+    namespace, fork = copied
+    forked_id = service.register_fork(session, principal.owner_id, namespace, fork)
     _open_account(session, principal, forked_id)
     _meter(session, principal, "agent.fork", agent_id=forked_id, source_agent_id=agent_id)
     forked = documents.agent_document(queries.find_agent(session, forked_id))

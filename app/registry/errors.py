@@ -51,6 +51,12 @@ class AgentChanged(PreconditionFailed):
     code = "agent_changed"
 
 
+class ManifestTooLarge(Invalid):
+    """The manifest to copy is larger than manifests may be by now."""
+
+    code = "manifest_too_large"
+
+
 class ManifestMismatch(Invalid):
     """The manifest's ``identity.id`` is not the agent it was sent to."""
 

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import jsonschema_rs
 
+from app.canonical import Canonical
 from app.json_values import pointer_to, token, walk
 
 MAX_REPORTED = 100
@@ -106,14 +107,25 @@ def validate(manifest: object) -> list[Violation]:
     The value is one that ``app.http.json_body`` let pass: nested within limits, with text and
     numbers that can be stored. Returns at most ``MAX_REPORTED`` violations and raises nothing.
     """
-    findings = chain(
-        _schema_findings(manifest), _capability_findings(manifest), _inline_secrets(manifest)
+    # A further violation of a kind would not be reported, however many there are.
+    findings = chain.from_iterable(
+        islice(kind(manifest), MAX_REPORTED)
+        for kind in (_schema_findings, _capability_findings, _inline_secrets)
     )
     found: dict[tuple[str, str], str] = {}
     for pointer, code, detail in findings:
         found.setdefault((pointer, code), detail)
     ordered = sorted(found, key=lambda key: (_document_order(key[0]), key[1]))
     return [Violation(*key, found[key]) for key in ordered[:MAX_REPORTED]]
+
+
+def too_large(manifest: Canonical, limit: int) -> dict[str, str]:
+    """Return what is wrong with a manifest that has more than ``limit`` bytes: code and detail."""
+    return {
+        "code": "too_large",
+        "detail": f"expected at most {limit} bytes in canonical form (RFC 8785),"
+        f" not {len(manifest.encoded)}",
+    }
 
 
 def _document_order(pointer: str) -> list[tuple[int, str]]:
@@ -152,9 +164,8 @@ def _schema_findings(manifest: object) -> Iterator[_Finding]:
                 if name not in _resolve(manifest, pointer):
                     yield _child(pointer, name), code, _EXPECTED[keyword]
         elif keyword == "additionalProperties":
-            for name in (
-                _resolve(manifest, pointer).keys() - _resolve(_SCHEMA, parent)["properties"]
-            ):
+            known = _resolve(_SCHEMA, parent)["properties"]
+            for name in sorted(_resolve(manifest, pointer).keys() - known):
                 yield _child(pointer, name), code, _EXPECTED[keyword]
         else:
             values = rule if isinstance(rule, list) else [rule]

@@ -274,6 +274,17 @@ def newest_versions(reader: Reader, agent_id: str, *, limit: int) -> list[AnyRow
     return list(reader.execute(_newest_versions, {"agent_id": agent_id, "limit": limit}))
 
 
+def next_lower_version(reader: Reader, agent_id: str, precedence: str) -> str | None:
+    """Return the version of an agent that comes next below a precedence key; None if none does."""
+    found: str | None = reader.execute(
+        select(Version.version)
+        .where(Version.agent_id == agent_id, Version.precedence < precedence)
+        .order_by(Version.precedence.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return found
+
+
 _agent_exists = select(Agent.id).where(Agent.id == bindparam("agent_id"))
 
 

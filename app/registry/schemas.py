@@ -9,6 +9,8 @@ from typing import Any
 import marshmallow as ma
 
 from app import clock
+from app.canonical import Canonical
+from app.http.context import services
 from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber
 from app.http.schemas import Schema
 from app.registry import manifest
@@ -25,14 +27,21 @@ def _namespace(**arguments: Any) -> ma.fields.String:
 
 
 class ManifestField(JsonDocument):
-    """A manifest: deserializing it reports every violation of format 0.1 with its pointer."""
+    """A manifest in canonical form; what breaks format 0.1 is reported with its pointer.
+
+    One that is too large is not looked into.
+    """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__({"$ref": "#/components/schemas/Manifest"}, **arguments)
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
-    ) -> Any:
+    ) -> Canonical:
+        canonical = Canonical.of(super()._deserialize(value, attr, data, **kwargs))
+        limit = services().settings.max_manifest_bytes
+        if len(canonical.encoded) > limit:
+            raise ma.ValidationError([{"pointer": "", **manifest.too_large(canonical, limit)}])
         violations = manifest.validate(value)
         if violations:
             raise ma.ValidationError(
@@ -41,7 +50,7 @@ class ManifestField(JsonDocument):
                     for found in violations
                 ]
             )
-        return super()._deserialize(value, attr, data, **kwargs)
+        return canonical
 
 
 class RegisterAgent(Schema):

@@ -12,15 +12,15 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.orm import Session
 
 from app import clock, ids
-from app.canonical import canonical_json, digest
+from app.canonical import Canonical, canonical_json, with_member
 from app.db import insert_if_absent
+from app.registry import manifest as rules
 from app.registry import semver
 from app.registry.diff import behavioral_diff
 from app.registry.errors import (
@@ -28,6 +28,7 @@ from app.registry.errors import (
     AgentExists,
     AgentNotFound,
     ManifestMismatch,
+    ManifestTooLarge,
     NamespaceTaken,
     NotOwner,
     VersionExists,
@@ -46,7 +47,12 @@ from app.registry.models import (
     Version,
 )
 from app.registry.names import is_agent_id
-from app.registry.queries import find_agent, find_versions
+from app.registry.queries import (
+    find_agent,
+    find_owner,
+    find_versions,
+    next_lower_version,
+)
 
 ACTIVE, DEPRECATED = "active", "deprecated"
 
@@ -58,6 +64,27 @@ class Lineage:
     agent_id: str
     version: str
     digest: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A version about to be published, and what it changes for callers of version ``base``.
+
+    ``base`` is the version next below it, whose manifest ``impact`` (JSON text) compares; both are
+    None where there is none.
+    """
+
+    manifest: Canonical
+    base: str | None
+    impact: str | None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A copy about to be registered."""
+
+    manifest: Canonical
+    lineage: Lineage
 
 
 @dataclass(frozen=True)
@@ -75,7 +102,7 @@ def register_agent(
     session: Session,
     owner_id: str,
     namespace: str,
-    manifest: Mapping[str, Any],
+    manifest: Canonical,
     lineage: Lineage | None = None,
 ) -> str:
     """Register an agent with its first version and return its id.
@@ -84,7 +111,8 @@ def register_agent(
     ``AgentExists``.
     """
     reserve_namespace(session, owner_id, namespace)
-    slug = manifest["identity"]["id"]
+    identity = manifest.document["identity"]
+    slug = identity["id"]
     agent_id = f"{namespace}:{slug}"
     now = clock.now()
     inserted = insert_if_absent(
@@ -94,7 +122,7 @@ def register_agent(
         namespace=namespace,
         slug=slug,
         status=ACTIVE,
-        latest_version=manifest["identity"]["version"],
+        latest_version=identity["version"],
         revision=1,
         eval_cases_passed=0,
         eval_cases_total=0,
@@ -106,29 +134,53 @@ def register_agent(
     )
     if not inserted:
         raise AgentExists(f"{agent_id} exists; publish a new version of it with PUT")
-    _add_version(session, agent_id, manifest)
+    _add_version(session, agent_id, Publication(manifest, None, None))
     _count(session, agent_id, {ACTIVE: +1})
     return agent_id
 
 
 def reserve_namespace(session: Session, owner_id: str, namespace: str) -> None:
     """Reserve ``namespace`` for the owner unless it has it. Raises ``NamespaceTaken``."""
-    holder = select(Namespace.owner_id).where(Namespace.name == namespace)
-    found = session.scalar(holder)
-    if found is None:
+    if not may_use_namespace(session, owner_id, namespace):
         insert_if_absent(
             session, Namespace, name=namespace, owner_id=owner_id, created_at=clock.now()
         )
-        found = session.scalar(holder)
-    if found != owner_id:
+        may_use_namespace(session, owner_id, namespace)
+
+
+def may_use_namespace(reader: Connection | Session, owner_id: str, namespace: str) -> bool:
+    """Tell whether the owner has a namespace; False while nobody has. Raises ``NamespaceTaken``."""
+    holder = reader.execute(
+        select(Namespace.owner_id).where(Namespace.name == namespace)
+    ).scalar_one_or_none()
+    if holder not in (None, owner_id):
         raise NamespaceTaken(f"{namespace} belongs to another owner")
+    return holder is not None
+
+
+def prepare_version(
+    reader: Connection | Session, owner_id: str, agent_id: str, manifest: Canonical
+) -> Publication:
+    """Compare a version to be published with the one next below it, before anything is locked.
+
+    Raises ``AgentNotFound`` and ``NotOwner``.
+    """
+    if find_owner(reader, agent_id) != owner_id:
+        raise NotOwner(f"{agent_id} belongs to another owner")
+    precedence = semver.precedence_key(manifest.document["identity"]["version"])
+    below = next_lower_version(reader, agent_id, precedence)
+    if below is None:
+        return Publication(manifest, None, None)
+    (base,) = find_versions(reader, agent_id, below)
+    impact = behavioral_diff(orjson.loads(base.manifest), manifest.document)
+    return Publication(manifest, below, orjson.dumps(impact).decode())
 
 
 def publish_version(
     session: Session,
     owner_id: str,
     agent_id: str,
-    manifest: Mapping[str, Any],
+    publication: Publication,
     expected_revisions: Collection[int] | None = None,
 ) -> bool:
     """Publish a further version of an agent; return whether that made the agent active again.
@@ -137,7 +189,7 @@ def publish_version(
     ``VersionExists``.
     """
     agent = _lock_agent(session, owner_id, agent_id, expected_revisions)
-    if manifest["identity"]["id"] != agent.slug:
+    if publication.manifest.document["identity"]["id"] != agent.slug:
         raise ManifestMismatch(
             f"the manifest is not one of {agent_id}",
             errors=[
@@ -148,7 +200,11 @@ def publish_version(
                 }
             ],
         )
-    _add_version(session, agent_id, manifest)
+    precedence = semver.precedence_key(publication.manifest.document["identity"]["version"])
+    if next_lower_version(session, agent_id, precedence) != publication.base:
+        # Another version was published since it was compared.
+        publication = prepare_version(session, owner_id, agent_id, publication.manifest)
+    _add_version(session, agent_id, publication)
     # The highest release; only when there is none, the highest prerelease (SemVer 2.0, item 11).
     agent.latest_version = session.scalars(
         select(Version.version)
@@ -180,19 +236,32 @@ def deprecate_agent(
     return True
 
 
-def fork_agent(
-    session: Session, owner_id: str, source_id: str, namespace: str, new_slug: str
-) -> str:
-    """Copy an agent's latest version into a new agent and return the new agent's id.
+def prepare_fork(
+    reader: Connection | Session,
+    owner_id: str,
+    source_id: str,
+    namespace: str,
+    new_slug: str,
+    max_bytes: int,
+) -> Fork:
+    """Copy the manifest of an agent's latest version, before anything is locked.
 
-    Only ``identity.id`` of the manifest changes; where it came from is stored. Raises
-    ``AgentNotFound``, ``NamespaceTaken`` and ``AgentExists``.
+    Only ``identity.id`` changes. All else is taken as it was published, under the rules of then;
+    only its size is checked anew. Raises ``NamespaceTaken``, ``AgentNotFound`` and
+    ``ManifestTooLarge``.
     """
-    source = find_versions(session, source_id, find_agent(session, source_id).latest_version)[0]
-    manifest = orjson.loads(source.manifest)
-    manifest["identity"]["id"] = new_slug
-    lineage = Lineage(source_id, source.version, source.digest)
-    return register_agent(session, owner_id, namespace, manifest, lineage)
+    may_use_namespace(reader, owner_id, namespace)
+    source = find_versions(reader, source_id, find_agent(reader, source_id).latest_version)[0]
+    encoded = with_member(source.manifest.encode(), ("identity", "id"), new_slug)
+    manifest = Canonical(orjson.loads(encoded), encoded)
+    if len(encoded) > max_bytes:
+        raise ManifestTooLarge(rules.too_large(manifest, max_bytes)["detail"])
+    return Fork(manifest, Lineage(source_id, source.version, source.digest))
+
+
+def register_fork(session: Session, owner_id: str, namespace: str, fork: Fork) -> str:
+    """Register a copy as a new agent and return its id; raises as ``register_agent`` does."""
+    return register_agent(session, owner_id, namespace, fork.manifest, fork.lineage)
 
 
 def record_evaluation(
@@ -265,27 +334,23 @@ def _lock_agent(
     return agent
 
 
-def _add_version(session: Session, agent_id: str, manifest: Mapping[str, Any]) -> None:
-    previous = session.execute(
-        select(Version.sequence, Version.manifest)
-        .where(Version.agent_id == agent_id)
-        .order_by(Version.sequence.desc())
-        .limit(1)
-    ).first()
-    version = manifest["identity"]["version"]
-    canonical = canonical_json(manifest)
-    impact = behavioral_diff(orjson.loads(previous.manifest), manifest) if previous else None
+def _add_version(session: Session, agent_id: str, publication: Publication) -> None:
+    manifest = publication.manifest
+    version = manifest.document["identity"]["version"]
+    sequence = session.scalar(
+        select(func.max(Version.sequence)).where(Version.agent_id == agent_id)
+    )
     inserted = insert_if_absent(
         session,
         Version,
         agent_id=agent_id,
         version=version,
-        sequence=previous.sequence + 1 if previous else 1,
+        sequence=(sequence or 0) + 1,
         precedence=semver.precedence_key(version),
         prerelease=semver.parse(version).is_prerelease,
-        manifest=canonical.decode(),
-        digest=digest(canonical),
-        impact_from_previous=orjson.dumps(impact).decode() if impact else None,
+        manifest=manifest.encoded.decode(),
+        digest=manifest.digest,
+        impact_from_previous=publication.impact,
         published_at=clock.now(),
     )
     if not inserted:

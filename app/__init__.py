@@ -59,4 +59,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_documents(app, api)
     register_metrics(app, settings, database)
     register_console(app)
+    _make_what_requests_share()
     return app
+
+
+def _make_what_requests_share() -> None:
+    """Make now what the first requests would make, of which several may come at once."""
+    from sqlalchemy.orm import configure_mappers
+
+    from app.metrics import metrics
+    from app.ops.tracks import revisions_of
+    from app.scopes import SCOPES
+
+    metrics()
+    configure_mappers()
+    for scope in SCOPES:
+        revisions_of(scope)

@@ -6,7 +6,7 @@ when it raises. ``Database.read`` gives a connection that the database itself ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.config import Settings
 from app.engines import postgresql_engines, sqlite_engines
+from app.logs import surviving
 
 # Alembic and the drift tests recognise a constraint by its name, so every constraint has one.
 NAMING_CONVENTION = {
@@ -35,6 +36,9 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+# Where a session keeps what is to be done after its commit.
+AFTER_COMMIT = "agenthub.after_commit"
 
 
 class Base(DeclarativeBase):
@@ -89,11 +93,15 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """Run one read-write transaction: commit when the block returns, roll back when it raises.
 
-        On SQLite the write lock is taken at the first statement; ``OperationalError`` is raised
-        when it is not free within ``lock_timeout_ms``.
+        What ``after_commit`` was given is done after the commit, and cannot fail it. On SQLite the
+        write lock is taken at the first statement; ``OperationalError`` is raised when it is not
+        free within ``lock_timeout_ms``.
         """
         with Session(self.writer, expire_on_commit=False) as session, session.begin():
             yield session
+        for function in session.info.get(AFTER_COMMIT, ()):
+            with surviving("after_commit"):
+                function()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -143,6 +151,11 @@ class Database:
         self._release_idle()
         self.writer.dispose()
         self.reader.dispose()
+
+
+def after_commit(session: Session, function: Callable[[], object]) -> None:
+    """Have a function called once the session's transaction is committed, if it is."""
+    session.info.setdefault(AFTER_COMMIT, []).append(function)
 
 
 def insert_if_absent(

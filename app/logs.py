@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -37,3 +39,17 @@ def configure_logging(settings: Settings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(settings.log_level_number, 30), force=True)
+
+
+@contextmanager
+def surviving(part: str) -> Iterator[None]:
+    """Log what the block raises, and go on.
+
+    It is for what runs once a write is committed (counting, logging, headers): the answer is true
+    then, and no failure there may replace it. Even the log itself may fail, when its disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):
+            structlog.get_logger("agenthub").error("survived", part=part, exc_info=error)

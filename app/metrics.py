@@ -2,14 +2,14 @@
 
 The library decides when it is loaded whether the processes of a server add up their counts: it
 does when the variable ``PROMETHEUS_MULTIPROC_DIR`` names a folder. A server sets that before it
-starts its processes, so nothing here loads the library before something is counted.
+starts its processes, so nothing here loads the library before an application is built.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,9 +31,21 @@ class Metrics:
     webhook_attempts: Counter
 
 
-@cache
+_lock = threading.Lock()
+_made: Metrics | None = None
+
+
 def metrics() -> Metrics:
-    """Return the counters of this process, made when first asked for."""
+    """Return the counters of this process, made once; ``create_app`` asks for them first."""
+    global _made
+    if _made is None:
+        with _lock:
+            if _made is None:
+                _made = _make()
+    return _made
+
+
+def _make() -> Metrics:
     from prometheus_client import Counter, Histogram
 
     return Metrics(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, event, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.access.errors import ApiKeyInvalid, KeyNotFound, KeyRevoked, OwnerNameInvalid
 from app.access.models import ApiKey, Owner
-from app.db import insert_if_absent
+from app.db import after_commit, insert_if_absent
 from app.statements import Statement
 
 ROLES = ("viewer", "developer", "admin")
@@ -272,7 +272,7 @@ class KeyUsage:
                 )
                 .values(last_used_at=moment)
             )
-        event.listen(session, "after_commit", lambda _: self._forget(gathered), once=True)
+        after_commit(session, lambda: self._forget(gathered))
         return len(gathered)
 
     def _forget(self, stored: dict[str, datetime]) -> None:

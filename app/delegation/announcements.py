@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from app.db import after_commit
 from app.metrics import metrics
 from app.notification.service import Event, publish
 
@@ -38,7 +38,7 @@ def _count(session: Session, events: Iterable[Row]) -> None:
     counted: list[Row] | None = session.info.get(__name__)
     if counted is None:
         counted = session.info[__name__] = []
-        event.listen(session, "after_commit", lambda _: _count_committed(counted), once=True)
+        after_commit(session, lambda: _count_committed(counted))
     counted += events
 
 

@@ -23,6 +23,7 @@ from app.http.auth import require_role
 from app.http.context import services
 from app.http.errors import PathNotFound, ValidationFailed
 from app.http.json_body import MAX_REPORTED, read_json_body
+from app.http.schemas import build
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
 from app.json_values import token
@@ -275,6 +276,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             documented = [400, 401, 403, 409, *problems, 503]
             documented_headers = [IDEMPOTENCY_KEY, *headers]
             if body is not None:
+                build(body)
                 handler = self.arguments(body, location="json")(handler)
                 documented += [413, 415]
             if conditional:

@@ -30,6 +30,17 @@ class Schema(ma.Schema):
         }
 
 
+def build(schema: ma.Schema) -> None:
+    """Build what a schema holds inside, which marshmallow puts off until it is first used.
+
+    Requests share the schemas of their bodies, and the first ones may come at once.
+    """
+    for field in schema.fields.values():
+        inner = field.inner if isinstance(field, ma.fields.List) else field
+        if isinstance(inner, ma.fields.Nested):
+            build(inner.schema)
+
+
 class ProblemEntryOut(Schema):
     """One violation: where it is and what was expected there."""
 

@@ -13,6 +13,7 @@ from flask import Flask, Response, g, request
 from app.config import SettingsError
 from app.exits import at_exit
 from app.http.context import request_id
+from app.logs import surviving
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -74,12 +75,14 @@ def register_tracing(app: Flask, provider: TracerProvider) -> None:
 
     @app.after_request
     def finish(response: Response) -> Response:
-        g.span.set_attribute("http.response.status_code", response.status_code)
-        if response.status_code >= 500:
-            g.span.set_status(StatusCode.ERROR)
+        with surviving("span"):
+            g.span.set_attribute("http.response.status_code", response.status_code)
+            if response.status_code >= 500:
+                g.span.set_status(StatusCode.ERROR)
         return response
 
     @app.teardown_request
     def end(_: BaseException | None) -> None:
-        if "span" in g:
-            g.span.end()
+        with surviving("span"):
+            if "span" in g:
+                g.span.end()

@@ -35,6 +35,7 @@ from app.access.limits import RateLimiter
 from app.access.service import Principal, find_principal
 from app.http.blueprint import check_path
 from app.http.context import services
+from app.logs import surviving
 from app.operator.errors import FormRefused
 from app.operator.history import Figures, History
 from app.operator.remembered import Remembered
@@ -312,9 +313,15 @@ def finish(response: Response) -> Response:
         response.headers["Cache-Control"] = KEEP if request.args.get("v") else "no-cache"
         return response
     response.headers.setdefault("Cache-Control", NO_STORE)
+    # What a form did is committed by now; a session that is not renewed is no reason to deny it.
+    with surviving("session"):
+        _renew_session(response)
+    return response
+
+
+def _renew_session(response: Response) -> None:
     who: Visitor | None = g.get("visitor")
     if who is not None and not is_live() and "signed_out" not in g:
         renewed = who.session.renewed(clock.now())
         if renewed is not None:
             set_cookie(response, COOKIE, console().signer.seal(renewed), SESSION_SECONDS)
-    return response

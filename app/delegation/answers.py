@@ -198,6 +198,16 @@ class DelegationOut(DelegationSummaryOut):
 
     task_input = JsonDocument({}, required=True, allow_none=True)
     deliverable = ma.fields.Dict(required=True, allow_none=True)
+    question = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "What the delegate asked last"},
+    )
+    answer = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "The answer to that question; null while it is awaited"},
+    )
     contract = JsonDocument(CONTRACT_SCHEMA, required=True)
     policy_decision = ma.fields.Nested(PolicyDecisionOut(), required=True)
     lifecycle = ma.fields.List(ma.fields.Nested(StageOut()), required=True)
@@ -206,6 +216,8 @@ class DelegationOut(DelegationSummaryOut):
         **DelegationSummaryOut.example,
         "task_input": None,
         "deliverable": None,
+        "question": None,
+        "answer": None,
         "contract": CONTRACT,
         "policy_decision": PolicyDecisionOut.example,
         "lifecycle": [StageOut.example],

@@ -20,6 +20,7 @@ from app.delegation.announcements import announce
 from app.delegation.capabilities import find_capability, permissions
 from app.delegation.errors import (
     DelegateInactive,
+    DelegateVersionMismatch,
     NotYourAgent,
     PolicyDenied,
     PolicyForbidden,
@@ -119,6 +120,7 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Ver
         )
     if delegate.status != "active":
         raise DelegateInactive(f"{delegate.id} is {delegate.status} and takes no new work")
+    _check_pins(body, delegate)
     manifest = orjson.loads(delegate.manifest)
     capability = find_capability(delegate, manifest, body["capability_id"])
     if capability is not None:
@@ -135,6 +137,7 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Ver
             trust_score=delegate.trust["score"] if rated else None,
             required_permissions=tuple(body["required_permissions"]),
             granted_permissions=permissions(manifest, capability),
+            auto_reauthorize=body["auto_reauthorize"],
         )
     )
     if not decision["allowed"]:
@@ -142,6 +145,20 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Ver
         violated = ", ".join(decision["violated_constraints"])
         raise refusal(f"policy refuses the delegation: {violated}", policy_decision=decision)
     return Admitted(body, requester, delegate, decision)
+
+
+def _check_pins(body: Body, delegate: Party) -> None:
+    """Raise ``DelegateVersionMismatch`` unless the delegate is what the request names, if it does.
+
+    A delegation is pinned to the latest version, so that one that another has replaced will not do.
+    """
+    present = {"delegate_version": delegate.version, "delegate_digest": delegate.digest}
+    for name, found in present.items():
+        if body.get(name, found) != found:
+            raise DelegateVersionMismatch(
+                f"expected the {name} {body[name]}, but that of {delegate.id} is {found} now",
+                **present,
+            )
 
 
 def _party(parties: Mapping[str, Party], agent_id: str) -> Party:

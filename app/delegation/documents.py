@@ -106,7 +106,7 @@ def summary_document(row: Any) -> dict[str, Any]:
         "charged_usd": to_usd(row.charged_micros) if closed else None,
         "refunded_usd": to_usd(row.held_micros - row.charged_micros) if closed else None,
         "budget_controls": breaker.controls(budget),
-        "allowed_commands": lifecycle.allowed_commands(row.status, row.execution),
+        "allowed_commands": lifecycle.commands_for(row),
         "cancel_requested": row.cancel_requested_at is not None,
         "silent_takeovers": row.silent_takeovers,
         "due_at": _time(due.at) if due else None,
@@ -135,10 +135,22 @@ def delegation_document(row: Any, events: Sequence[Any]) -> dict[str, Any]:
     return summary_document(row) | {
         "task_input": _json(row.task_input),
         "deliverable": _json(row.deliverable),
+        **_last_question(events),
         "contract": CONTRACT,
         "policy_decision": orjson.Fragment(row.policy_decision),
         "lifecycle": list(_lifecycle(row, events)),
     }
+
+
+def _last_question(events: Sequence[Any]) -> dict[str, str | None]:
+    """Return what the delegate asked last, and the answer to that, None while it is awaited."""
+    shown: dict[str, str | None] = {"question": None, "answer": None}
+    for event in events:
+        if event.kind == "asked":
+            shown = {"question": orjson.loads(event.details)["question"], "answer": None}
+        elif event.kind == "answered":
+            shown["answer"] = orjson.loads(event.details)["answer"]
+    return shown
 
 
 def _json(text: str | None) -> Any:

@@ -33,6 +33,12 @@ class DelegateInactive(Conflict):
     code = "delegate_inactive"
 
 
+class DelegateVersionMismatch(Conflict):
+    """The delegate's latest version is not the one that the request names."""
+
+    code = "delegate_version_mismatch"
+
+
 class CapabilityUnknown(Conflict):
     """The delegate's latest version has no capability with this id."""
 

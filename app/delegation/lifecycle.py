@@ -95,6 +95,22 @@ def allowed_commands(status: str, execution: str = REMOTE) -> list[str]:
     return sorted(name for name in names if status in COMMANDS[name].states)
 
 
+def commands_for(delegation: Any) -> list[str]:
+    """Return the commands that a delegation can be given now, by anybody.
+
+    Takes anything with the columns of a delegation. Where the whole maximum budget is used, no
+    amount can be authorized any more. Then the work ends as it is: remote work can be delivered,
+    and inline work, which is done, can be accepted.
+    """
+    allowed = allowed_commands(delegation.status, delegation.execution)
+    if delegation.status != PENDING_REAUTHORIZATION or (
+        delegation.metered_micros < delegation.max_budget_micros
+    ):
+        return allowed
+    ending = "accept-result" if delegation.execution == INLINE else "deliver"
+    return sorted({*allowed, ending} - {"reauthorize"})
+
+
 @dataclass(frozen=True)
 class Due:
     """What the system does by itself at ``at``: the state it leads to, why, and who is paid.

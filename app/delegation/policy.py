@@ -30,7 +30,8 @@ class PolicyInput:
     """What a decision depends on. Amounts are micro-USD.
 
     ``trust_score`` is 0 to 100, None for a delegate without any evidence; ``minimum_trust`` is a
-    share of 1, None for no demand.
+    share of 1, None for no demand. ``auto_reauthorize`` matters only where the estimate is the
+    whole budget.
     """
 
     requester: str
@@ -42,6 +43,12 @@ class PolicyInput:
     trust_score: int | None
     required_permissions: tuple[str, ...]
     granted_permissions: tuple[str, ...]
+    auto_reauthorize: bool = True
+
+    @property
+    def is_dead_end(self) -> bool:
+        """Tell whether work that costs its estimate would wait for what nobody can authorize."""
+        return self.estimated_micros == self.max_budget_micros and not self.auto_reauthorize
 
 
 # A decision document, and in it the reasons: ``code``, ``message``, ``type`` (violation, warning or
@@ -97,8 +104,14 @@ def _share(score: int | None) -> float | None:
 
 
 def _plain(given: PolicyInput) -> dict[str, Any]:
-    """Return the input with what has no order put in order, so that equal inputs hash alike."""
+    """Return the input with what has no order put in order, so that equal inputs hash alike.
+
+    What no decision before this release rested on is left out where none rests on it now, so that
+    the decisions that are stored can be repeated with the same hash.
+    """
     document = dict(vars(given))
+    if not given.is_dead_end:
+        del document["auto_reauthorize"]
     for name in ("required_permissions", "granted_permissions"):
         document[name] = sorted(document[name])
     return document
@@ -116,6 +129,13 @@ def _budget(given: PolicyInput) -> Sequence[Reason]:
         return [{"code": BUDGET_HARD_STOP, "message": message, "type": _VIOLATION, **shown}]
     if estimated > maximum:
         message = "The estimate is above the maximum budget."
+        return [{"code": BUDGET_REAUTHORIZATION, "message": message, "type": _VIOLATION, **shown}]
+    if given.is_dead_end:
+        message = (
+            "The estimate is the whole maximum budget, so that without auto_reauthorize the work"
+            " would stop at its end for an authorization that nobody can give."
+        )
+        shown["expected"] = f"less than {to_usd(maximum)}, or auto_reauthorize"
         return [{"code": BUDGET_REAUTHORIZATION, "message": message, "type": _VIOLATION, **shown}]
     if estimated * 100 >= maximum * 80:
         message = "The estimate is at least 80 % of the maximum budget."

@@ -64,7 +64,9 @@ class InlineReport(Schema):
     operation = ma.fields.String(
         load_default="usage", validate=[ma.validate.Length(min=1, max=64), _ID_PATTERN]
     )
-    cost_usd = Usd(required=True, minimum_micros=0)
+    cost_usd = Usd(
+        load_default=0, minimum_micros=0, metadata={"description": "0 where none is given"}
+    )
     metadata = ma.fields.Dict(load_default=dict)
 
     class Meta:
@@ -95,6 +97,16 @@ class CreateDelegation(Schema):
         allow_none=True,
         validate=ma.validate.Length(min=1, max=128),
         metadata={"description": "Input and output are held to this capability's schemas"},
+    )
+    # Without a default: what a request does not name must not become part of its fingerprint, or
+    # requests of earlier releases would not be known again.
+    delegate_version = ma.fields.String(
+        validate=ma.validate.Length(min=1, max=128),
+        metadata={"description": "Refuse unless this is the delegate's latest version"},
+    )
+    delegate_digest = ma.fields.String(
+        validate=FullMatch("sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
+        metadata={"description": "Refuse unless this is the digest of the latest version"},
     )
     task_spec = _text(least=3, required=True)
     task_input = JsonDocument({}, load_default=None, allow_none=True)

@@ -38,9 +38,17 @@ def answer(session: Session, actor: Actor, delegation_id: str, text: str) -> Del
 
 
 def accept_result(session: Session, actor: Actor, delegation_id: str) -> Delegation:
-    """Accept what was delivered: the charge goes to the delegate, the rest back."""
+    """Accept what was delivered: the charge goes to the delegate, the rest back.
+
+    Inline work that waits at the end of its budget is accepted for that budget. Raises
+    ``InsufficientFunds`` where the balance does not cover it.
+    """
     delegation = begin(session, actor, delegation_id, "accept-result")
-    charge, payer = budget_of(delegation).charge, delegation.requester_agent_id
+    payer = delegation.requester_agent_id
+    if delegation.status == lifecycle.PENDING_REAUTHORIZATION:
+        _require_funds(session, delegation, delegation.max_budget_micros)
+        grow_hold(session, actor, delegation, delegation.max_budget_micros)
+    charge = budget_of(delegation).charge
     return close(session, delegation, lifecycle.COMPLETED, charge, payer, actor)
 
 
@@ -87,11 +95,8 @@ def reauthorize(
             metered_usd=to_usd(delegation.metered_micros),
             max_budget_usd=to_usd(delegation.max_budget_micros),
         ) from None
-    payer, payee = delegation.requester_agent_id, delegation.delegate_agent_id
-    # Inline work is paid at once, and accounts are locked in the order of their ids.
-    balances = ledger.lock_balances(session, [payer, payee])
-    if balances[payer] < budget.held - delegation.held_micros:
-        raise InsufficientFunds(f"the balance of {payer} does not cover the new estimate")
+    payer = delegation.requester_agent_id
+    _require_funds(session, delegation, budget.held)
     grow_hold(session, actor, delegation, budget.held)
     delegation.authorized_micros = budget.authorized
     delegation.breaker_level = budget.level
@@ -103,6 +108,15 @@ def reauthorize(
     renew_lease(delegation)
     session.flush()
     return delegation
+
+
+def _require_funds(session: Session, delegation: Delegation, held: int) -> None:
+    """Raise ``InsufficientFunds`` unless the requester can let the hold grow to ``held``."""
+    payer, payee = delegation.requester_agent_id, delegation.delegate_agent_id
+    # Inline work is paid at once, and accounts are locked in the order of their ids.
+    balances = ledger.lock_balances(session, [payer, payee])
+    if balances[payer] < held - delegation.held_micros:
+        raise InsufficientFunds(f"the balance of {payer} does not cover the new estimate")
 
 
 def cancel(

@@ -65,7 +65,7 @@ def begin(
         )
     if command == "meter" and delegation.status == lifecycle.FAILED_HARD_STOP:
         raise BudgetStopped("120 % of the authorized amount was crossed; nothing more is metered")
-    allowed = lifecycle.allowed_commands(delegation.status, delegation.execution)
+    allowed = lifecycle.commands_for(delegation)
     if command not in allowed:
         raise CommandNotAllowed(
             f"a delegation that is {delegation.status} cannot be given {command}",

@@ -20,7 +20,7 @@ from app.http.responses import json_response
 from app.ledger import answers, metering, queries, schemas, seals, service
 from app.ledger.errors import AccountNotFound, TransactionNotFound
 from app.ledger.queries import Reader
-from app.ledger.reconciliation import reconcile
+from app.ledger.reconciliation import document, reconcile
 from app.money import to_usd
 from app.registry.errors import AgentNotFound
 from app.registry.queries import find_owner
@@ -269,8 +269,8 @@ def get_digest(connection: Connection, _: Principal) -> Response:
 def get_reconciliation(_: Connection, __: Principal) -> Response:
     """Check every rule that must hold of the ledger."""
     with services().database.snapshot() as connection:
-        rules = [vars(rule) for rule in reconcile(connection, RULES)]
-    return json_response({"clean": not any(rule["findings"] for rule in rules), "rules": rules})
+        found = document(reconcile(connection, RULES))
+    return json_response(found)
 
 
 @metering_blueprint.read(

@@ -12,7 +12,7 @@ import click
 from app.delegation.reconciliation import RULES
 from app.ledger import seals
 from app.ledger.merkle import GENESIS
-from app.ledger.reconciliation import reconcile
+from app.ledger.reconciliation import document, reconcile
 from app.ops.terminal import Failure, console, json_option, new_table, open_database, print_json
 
 
@@ -74,7 +74,7 @@ def ledger_reconcile(as_json: bool) -> None:
     with open_database() as (_, database), database.snapshot() as session:
         rules = reconcile(session, RULES)
     if as_json:
-        print_json([vars(rule) for rule in rules])
+        print_json(document(rules))
     else:
         table = new_table("rule", "holds", "statement")
         for rule in rules:

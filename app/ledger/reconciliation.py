@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import BigInteger, cast, func, or_, select, union_all
 
@@ -104,6 +105,12 @@ RULES: tuple[Rule, ...] = (
     ),
     ("R11", "the seals verify", _seals_verify),
 )
+
+
+def document(results: Iterable[Result]) -> dict[str, Any]:
+    """Return what was found as the API and the command show it."""
+    rules = [vars(rule) for rule in results]
+    return {"clean": not any(rule["findings"] for rule in rules), "rules": rules}
 
 
 def reconcile(reader: Reader, rules: Iterable[Rule] = RULES) -> list[Result]:

@@ -148,7 +148,7 @@ def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> 
 
 def _commands(visitor: Visitor, row: Any) -> list[str]:
     """Return what the visitor may do here: operators decide, requesters use the API."""
-    allowed = lifecycle.allowed_commands(row.status, row.execution)
+    allowed = lifecycle.commands_for(row)
     return [name for name in ("resolve", "cancel") if visitor.is_admin and name in allowed]
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import inspect
 
+from app.canonical import canonical_json, digest
 from app.http.context import Services
 from tests.client import Api
 from tests.delegation.conftest import (
@@ -22,6 +23,7 @@ from tests.delegation.conftest import (
     problem,
     request,
 )
+from tests.registry.manifests import build_manifest
 from tests.reliability.evidence import contents
 from tests.reliability.hostile import HOSTILE, OPEN, assert_refused, changed, json_type, places
 
@@ -29,6 +31,8 @@ LEASE = {"lease_token": "1.token"}
 REMOTE = request(
     execution="remote",
     capability_id="summarize-invoice",
+    delegate_version="1.0.0",
+    delegate_digest=digest(canonical_json(build_manifest(slug="reader"))),
     task_input={"invoice_text": "Total 5"},
     auto_reauthorize=False,
     min_delegate_trust_score=0.5,
@@ -311,6 +315,8 @@ def test_texts_that_are_none(attacker: Attacker) -> None:
         ("offer", "/requester_agent_id", ("", "@" * 194)),
         ("offer", "/delegate_agent_id", ("", "@" * 194)),
         ("offer", "/capability_id", ("", "x" * 129)),
+        ("offer", "/delegate_version", ("", "1" * 129)),
+        ("offer", "/delegate_digest", ("", "sha256:", "sha256:" + "0" * 63, "0" * 64)),
         ("offer", "/task_spec", ("", "ab", long)),
         ("offer", "/required_permissions/0", ("", "x" * 129)),
         ("inline", "/metering_events/0/operation", ("", "x" * 65, "a b", "call\n", "ü")),

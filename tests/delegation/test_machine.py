@@ -165,6 +165,17 @@ class DelegationMachine(RuleBasedStateMachine):
             **members,
         }
 
+    def is_dead_end(self, response: Any, more: int, auto: bool) -> bool:
+        """Hold the refusal of work that could only stop at its end to what was asked for."""
+        refused: bool = response.get_json().get("code") == "policy_denied"
+        assert refused == (not more and not auto)
+        return refused
+
+    def is_used_up(self, task: str) -> bool:
+        """Tell whether a task waits for an authorization that nobody can give."""
+        model = self.model.tasks[task]
+        return model.status == "pending_reauthorization" and model.metered >= model.maximum
+
     @rule(
         target=tasks,
         estimate=amounts,
@@ -182,6 +193,8 @@ class DelegationMachine(RuleBasedStateMachine):
             deadline_seconds=600,
         )
         response = self.send("acme", DELEGATIONS, body)
+        if self.is_dead_end(response, more, auto):
+            return multiple()
         if estimate > self.model.payer:
             assert (response.status_code, response.get_json()["code"]) == (
                 400,
@@ -210,6 +223,8 @@ class DelegationMachine(RuleBasedStateMachine):
         response = self.send(
             "acme", DELEGATIONS, self.request(estimate, more, auto, metering_events=events)
         )
+        if self.is_dead_end(response, more, auto):
+            return multiple()
         if estimate > self.model.payer:
             assert response.status_code == 400
             return multiple()
@@ -326,7 +341,9 @@ class DelegationMachine(RuleBasedStateMachine):
 
     @rule(task=tasks)
     def deliver(self, task: str) -> None:
-        allowed = self.under_way(task, "in_progress")
+        allowed = self.under_way(task, "in_progress") or (
+            self.is_used_up(task) and not self.model.tasks[task].inline
+        )
         if model := self.expect(self.work(task, "deliver", output={"done": True}), task, allowed):
             model.cancel_at = None
             model.status, model.due = "delivered", self.now + model.review
@@ -360,7 +377,7 @@ class DelegationMachine(RuleBasedStateMachine):
     def reauthorize(self, task: str, estimate: int) -> None:
         before = self.model.tasks[task]
         estimate = min(estimate + before.metered, before.maximum)
-        allowed = before.status == "pending_reauthorization"
+        allowed = before.status == "pending_reauthorization" and not self.is_used_up(task)
         response = self.command("acme", task, "reauthorize", new_estimate_usd=to_usd(estimate))
         if allowed and not self.is_late(task):
             too_little = estimate <= before.metered
@@ -377,8 +394,17 @@ class DelegationMachine(RuleBasedStateMachine):
 
     @rule(task=tasks)
     def accept_result(self, task: str) -> None:
-        allowed = self.model.tasks[task].status == "delivered"
-        if model := self.expect(self.command("acme", task, "accept-result"), task, allowed):
+        before = self.model.tasks[task]
+        used_up = self.is_used_up(task) and before.inline
+        more = before.maximum - before.held if used_up else 0
+        response = self.command("acme", task, "accept-result")
+        if more > self.model.payer and not self.is_late(task):
+            assert response.get_json()["code"] == "insufficient_funds"
+            return
+        allowed = before.status == "delivered" or used_up
+        if model := self.expect(response, task, allowed):
+            self.model.payer -= more
+            model.held += more
             self.model.close(model, "completed", model.charge)
 
     @rule(task=tasks)

@@ -35,6 +35,14 @@ def codes(**changes: Any) -> list[str]:
         ({"estimated_micros": 79}, ["policy.allow"]),
         ({"estimated_micros": 80}, ["budget.soft_alert_80", "policy.allow"]),
         ({"estimated_micros": 100}, ["budget.soft_alert_80", "policy.allow"]),
+        (
+            {"estimated_micros": 100, "auto_reauthorize": False},
+            ["budget.reauthorization_required_100"],
+        ),
+        (
+            {"estimated_micros": 99, "auto_reauthorize": False},
+            ["budget.soft_alert_80", "policy.allow"],
+        ),
         ({"estimated_micros": 101}, ["budget.reauthorization_required_100"]),
         ({"estimated_micros": 119}, ["budget.reauthorization_required_100"]),
         ({"estimated_micros": 120}, ["budget.hard_stop_120"]),
@@ -77,6 +85,15 @@ def test_a_decision_explains_itself() -> None:
     }
 
 
+def test_decisions_of_earlier_releases_can_be_repeated() -> None:
+    # The hash as it was before auto_reauthorize was part of the input.
+    before = "sha256:e8ef2523e78e88bcd47f879fa1b7a08f918f991da81c1775e63b4a9e8af1255c"
+    assert decide(GIVEN)["input_hash"] == before
+    assert decide(replace(GIVEN, auto_reauthorize=False)) == decide(GIVEN)
+    whole = replace(GIVEN, estimated_micros=100)
+    assert decide(whole) != decide(replace(whole, auto_reauthorize=False))
+
+
 def test_only_a_budget_is_a_matter_of_money() -> None:
     assert only_budget(decide(replace(GIVEN, estimated_micros=300)))
     assert not only_budget(decide(replace(GIVEN, estimated_micros=300, minimum_trust=1.0)))
@@ -102,6 +119,7 @@ def test_the_hash_is_that_of_the_input() -> None:
         trust_score=st.none() | st.integers(0, 100),
         required_permissions=st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
         granted_permissions=st.lists(st.sampled_from("abc"), max_size=3).map(tuple),
+        auto_reauthorize=st.booleans(),
     )
 )
 def test_decisions_are_deterministic_and_consistent(policy_input: PolicyInput) -> None:
@@ -110,4 +128,5 @@ def test_decisions_are_deterministic_and_consistent(policy_input: PolicyInput) -
     assert decision["allowed"] == (not decision["violated_constraints"])
     assert decision["allowed"] == (decision["decision"] == "allow")
     over = policy_input.estimated_micros > policy_input.max_budget_micros
+    over = over or policy_input.is_dead_end
     assert over == any(code.startswith("budget.") for code in decision["violated_constraints"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
 from tests.cli.test_commands import Shell
+from tests.client import Api
 from tests.ledger.book import Book, account
 
 
@@ -101,14 +103,16 @@ def test_a_digest_of_a_later_state_is_missed(shell: Shell, book: Book, tmp_path:
     )
 
 
-def test_reconcile(shell: Shell, book: Book) -> None:
+def test_reconcile(shell: Shell, book: Book, caller: Callable[..., Api]) -> None:
     book.top_up("a", 5)
     done = shell.run("ledger", "reconcile")
     assert done.returncode == 0
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
         [f"R{number}", "yes"] for number in range(1, 12)
     ]
-    assert {rule["number"] for rule in shell.json("ledger", "reconcile")} >= {"R1", "R11"}
+    found = shell.json("ledger", "reconcile")
+    assert found["clean"] is True
+    assert {rule["number"] for rule in found["rules"]} >= {"R1", "R11"}
 
     book.tamper(f"UPDATE ledger_accounts SET credits_micros = 6 WHERE id = '{account('a')}'")
     done = shell.run("ledger", "reconcile")
@@ -117,4 +121,7 @@ def test_reconcile(shell: Shell, book: Book) -> None:
     assert f"R1: {finding}" in done.stdout.splitlines()
     done = shell.run("ledger", "reconcile", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)[0]["findings"] == [finding]
+    found = json.loads(done.stdout)
+    assert (found["clean"], found["rules"][0]["findings"]) == (False, [finding])
+    told = caller("operator", role="admin").get("/v1/ledger/reconciliation").get_json()
+    assert found == told

@@ -34,6 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
     from app.notification.blueprint import blueprint as notification
+    from app.notification.lookups import lookups_of_requests
     from app.operator.blueprint import blueprint as operator
     from app.operator.register import register_console
     from app.registry.blueprint import blueprint as registry
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         database,
         load_pepper(settings),
         RateLimiter(settings.rate_limit_per_minute),
+        lookups=lookups_of_requests(settings.threads),
     )
     register_hooks(app)
     if settings.otlp_endpoint is not None:

@@ -13,6 +13,7 @@ from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
 from app.config import Settings
 from app.db import Database
+from app.notification.lookups import Lookups, lookups_of_requests
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 EXTENSION = "agenthub"
@@ -27,6 +28,7 @@ class Services:
     pepper: bytes
     rate_limiter: RateLimiter
     key_usage: KeyUsage = field(default_factory=KeyUsage)
+    lookups: Lookups = field(default_factory=lambda: lookups_of_requests(threads=2))
 
     @property
     def idempotency_retention(self) -> timedelta:

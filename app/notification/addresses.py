@@ -21,9 +21,18 @@ _HOST_NAME = re.compile(
 _PRINTABLE = re.compile(r"[!-~]+")
 # All of IPv6 that is routed on the internet (RFC 4291), but for what wraps an IPv4 address in it.
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-# IPv4 that Python's library calls global although no single host has it: protocol assignments
-# (RFC 6890), and relays of 6to4 (RFC 7526).
-_ASSIGNED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24")))
+# What Python's library calls global although no single host on the internet has it: protocol
+# assignments (RFC 6890), relays of 6to4 (RFC 7526), documentation (RFC 9637), and the address at
+# which Azure serves its virtual machines.
+_ASSIGNED = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20"),
+    )
+)
+# One sentence for whatever is wrong with a name's addresses: who may tell "there is none" from "it
+# is not on the internet" can ask which names a private network has.
+NOWHERE = "the name does not lead to the internet: expected one with public addresses only"
 
 
 class UrlRefused(ValueError):
@@ -31,7 +40,10 @@ class UrlRefused(ValueError):
 
 
 class AddressRefused(Exception):
-    """The name has no address that may be connected to; the message says why."""
+    """The name has no address that may be connected to; the message does not say why."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        super().__init__("the name has no address" if allow_private else NOWHERE)
 
 
 @dataclass(frozen=True)
@@ -85,19 +97,28 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
+def is_numeric(host: str) -> bool:
+    """Tell whether a host is an address however it is written, for which no resolver is asked."""
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def resolve(target: Target, *, allow_private: bool) -> list[str]:
     """Return the addresses of a target's host, in the order to try them.
 
-    Raises ``AddressRefused`` when there is none, and when any of them may not be connected to: a
-    name that has both kinds was made to be misunderstood.
+    Takes as long as the resolver does. Raises ``AddressRefused`` when there is none, and when any
+    of them may not be connected to: a name that has both kinds was made to be misunderstood.
     """
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise AddressRefused(f"the name {target.host} has no address") from None
+        raise AddressRefused(allow_private=allow_private) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not allow_private and not all(is_public(address) for address in addresses):
-        raise AddressRefused(f"{target.host} has an address that is not on the internet")
+        raise AddressRefused(allow_private=allow_private)
     return addresses
 
 
@@ -108,8 +129,9 @@ def is_public(address: str) -> bool:
     documentation, unspecified, or an IPv6 address that stands for an IPv4 one.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
+    if any(ip in network for network in _ASSIGNED):
+        return False
     if isinstance(ip, ipaddress.IPv4Address):
-        assigned = any(ip in network for network in _ASSIGNED)
-        return ip.is_global and not (ip.is_multicast or ip.is_reserved or assigned)
+        return ip.is_global and not (ip.is_multicast or ip.is_reserved)
     wraps = ip.ipv4_mapped or ip.sixtofour or ip.teredo
     return ip in _GLOBAL_UNICAST and ip.is_global and not wraps

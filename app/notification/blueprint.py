@@ -17,8 +17,10 @@ from app.http.errors import ValidationFailed
 from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
 from app.http.responses import json_response
 from app.notification import answers, queries, schemas, service
-from app.notification.addresses import AddressRefused, parse_url, resolve
+from app.notification.addresses import AddressRefused, parse_url
 from app.notification.documents import delivery_document, webhook_document
+from app.notification.errors import TooManyLookups
+from app.notification.lookups import LookupsBusy
 from app.notification.models import Subscription
 from app.notification.signing import secret_of
 
@@ -59,13 +61,18 @@ def _with_secret(subscription: Subscription) -> Response:
     return _response(subscription, secret=None)
 
 
-def _reachable(_: Principal, body: Body, **path: str) -> Body:
-    """Return the body if its URL leads where a webhook may. Raises ``ValidationFailed``."""
+def _reachable(principal: Principal, body: Body, **path: str) -> Body:
+    """Return the body if its URL leads where a webhook may.
+
+    Raises ``ValidationFailed`` and ``TooManyLookups``.
+    """
     allow_private = services().settings.webhook_allow_private
     try:
         if "url" in body:
             target = parse_url(body["url"], allow_private=allow_private)
-            resolve(target, allow_private=allow_private)
+            services().lookups.resolve(principal.owner_id, target, allow_private=allow_private)
+    except LookupsBusy:
+        raise TooManyLookups("too many names are being looked up", retry_after=5) from None
     except AddressRefused as error:
         entry = {"pointer": "/url", "code": "invalid", "detail": str(error)}
         raise ValidationFailed("the URL leads nowhere a webhook may", errors=[entry]) from None

@@ -8,7 +8,8 @@ attempts the delivery again: a receiver gets each message at least once, with th
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,6 +47,7 @@ class Claim:
     delivery_id: str
     attempt: int
     subscription_id: str
+    owner_id: str
     message_id: str
     url: str
     salts: tuple[str, ...]
@@ -66,31 +68,63 @@ class Outcome:
         return self.error is None
 
 
-def list_due(connection: Connection, now: datetime) -> list[str]:
-    """Return the active subscriptions that have a delivery to attempt now; locks nothing."""
+def list_due(connection: Connection, now: datetime) -> list[tuple[str, str]]:
+    """Return owner and id of each active subscription that has a delivery to attempt now.
+
+    Locks nothing.
+    """
     due = exists().where(
         Delivery.subscription_id == Subscription.id,
         Delivery.next_attempt_at.is_not(None),
         Delivery.next_attempt_at <= now,
     )
-    statement = select(Subscription.id).where(Subscription.status == ACTIVE, due)
-    return list(connection.execute(statement).scalars())
+    statement = select(Subscription.owner_id, Subscription.id)
+    rows = connection.execute(statement.where(Subscription.status == ACTIVE, due))
+    return [(owner_id, subscription_id) for owner_id, subscription_id in rows]
 
 
-def claim(
-    session: Session, subscription_ids: Sequence[str], busy: Sequence[str], limit: int
-) -> list[Claim]:
-    """Claim up to ``limit`` due deliveries of the subscriptions, oldest first, for ``LEASE``.
+def share(due: Iterable[tuple[str, str]], under_way: Collection[Claim], slots: int) -> Counter[str]:
+    """Return how many deliveries of each subscription to claim, fairly among owners. Pure.
 
-    ``busy`` names the subscription of each delivery that this process is at already, so that it is
-    at no more than ``PER_SUBSCRIPTION`` of one. Servers that claim at once get different ones.
+    Owners take turns, and so do the subscriptions of each. An owner takes a further slot only while
+    it has fewer than are free: one alone gets half of them, two get a third each, and there is a
+    free one for whoever comes next, however long the receivers of the others hang.
     """
-    claims: list[Claim] = []
-    for subscription_id in subscription_ids:
-        free = min(limit - len(claims), PER_SUBSCRIPTION - busy.count(subscription_id))
-        if free > 0:
-            claims += _claim_of(session, subscription_id, free)
-    return claims
+    held = Counter(claim.owner_id for claim in under_way)
+    busy = Counter(claim.subscription_id for claim in under_way)
+    turns: dict[str, deque[str]] = {}
+    for owner_id, subscription_id in due:
+        turns.setdefault(owner_id, deque()).append(subscription_id)
+    wanted: Counter[str] = Counter()
+    free = slots - len(under_way)
+    waiting = deque(turns)
+    while waiting:
+        owner_id = waiting.popleft()
+        subscriptions = turns[owner_id]
+        while subscriptions and busy[subscriptions[0]] >= PER_SUBSCRIPTION:
+            subscriptions.popleft()
+        if not subscriptions or held[owner_id] >= free:
+            continue
+        subscription_id = subscriptions[0]
+        subscriptions.rotate(-1)
+        wanted[subscription_id] += 1
+        busy[subscription_id] += 1
+        held[owner_id] += 1
+        free -= 1
+        waiting.append(owner_id)
+    return wanted
+
+
+def claim(session: Session, wanted: Mapping[str, int]) -> list[Claim]:
+    """Claim so many due deliveries of each subscription, oldest first, for ``LEASE``.
+
+    Servers that claim at once get different ones, and so may get fewer.
+    """
+    return [
+        found
+        for subscription_id, limit in wanted.items()
+        for found in _claim_of(session, subscription_id, limit)
+    ]
 
 
 def _claim_of(session: Session, subscription_id: str, limit: int) -> Iterable[Claim]:
@@ -118,6 +152,7 @@ def _claim_of(session: Session, subscription_id: str, limit: int) -> Iterable[Cl
             delivery.id,
             delivery.attempts,
             subscription_id,
+            subscription.owner_id,
             delivery.event_id,
             subscription.url,
             tuple(salts(subscription, now)),

@@ -1,6 +1,6 @@
 """What the notification scope refuses."""
 
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, TooManyRequests
 
 
 class WebhookNotFound(NotFound):
@@ -31,3 +31,10 @@ class DeliveryPending(Conflict):
     """The delivery is not finished, so it is under way already."""
 
     code = "delivery_pending"
+
+
+class TooManyLookups(TooManyRequests):
+    """Too many names of webhooks are being looked up now, or names of yours whose servers are
+    silent; the request was not carried out."""
+
+    code = "too_many_lookups"

@@ -6,12 +6,13 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
 from app.notification.addresses import AddressRefused, Target, UrlRefused, parse_url, resolve
+from app.notification.lookups import LookupsBusy
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 15.0
@@ -61,7 +62,7 @@ class _Connection(http.client.HTTPConnection):
             except OSError:
                 if self.aborted or address == self._addresses[-1]:
                     raise
-        raise AddressRefused("the name has no address")
+        raise AddressRefused(allow_private=True)
 
     def abort(self) -> None:
         """End whatever the connection is waiting for; to be called from another thread."""
@@ -77,17 +78,27 @@ def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def send(url: str, headers: Mapping[str, str], body: bytes, *, allow_private: bool) -> Result:
-    """POST ``body`` to ``url`` and return what became of it; takes about 15 seconds at most.
+def send(
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    allow_private: bool,
+    look_up: Callable[..., list[str]] = resolve,
+) -> Result:
+    """POST ``body`` to ``url`` and return what became of it.
 
-    The URL and the addresses of its name are checked anew. No redirect is followed and no proxy
-    used, since either would lead where nothing was checked.
+    From when ``look_up`` has the addresses of its name, which are checked anew as the URL is, it
+    takes about 15 seconds at most. No redirect is followed and no proxy used, since either would
+    lead where nothing was checked.
     """
     try:
         target = parse_url(url, allow_private=allow_private)
-        addresses = resolve(target, allow_private=allow_private)
+        addresses = look_up(target, allow_private=allow_private)
     except (UrlRefused, AddressRefused) as error:
         return Result(None, str(error))
+    except LookupsBusy:
+        return Result(None, "too many of the owner's names are being looked up")
     connection = _Connection(target, addresses)
     # Time limits of a socket are for each single read, so a receiver that answers byte by byte
     # would pass them all.

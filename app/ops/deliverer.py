@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 import structlog
@@ -16,13 +17,14 @@ from app.db import Database
 from app.metrics import count_webhook_attempts
 from app.notification import deliveries
 from app.notification.deliveries import Claim, Outcome
-from app.notification.sender import send
+from app.notification.lookups import Lookups
+from app.notification.sender import Result, send
 from app.notification.signing import signature
 from app.ops.maintenance import Periodic
 
 DELIVER_SECONDS = 1.0
 # How many attempts one process has under way at most.
-SLOTS = 20
+SLOTS = 40
 log = structlog.get_logger("agenthub.webhooks")
 
 
@@ -35,10 +37,11 @@ class Deliverer(Periodic):
         super().__init__(interval)
         self._database = database
         self._pepper = pepper
+        self._lookups = lookups_of_names()
 
     def round(self) -> None:
         """Deliver everything that is due."""
-        deliver_due(self._database, self._pepper, stopped=self._stopped.is_set)
+        deliver_due(self._database, self._pepper, self._lookups, self._stopped.is_set)
 
     def stop(self) -> None:
         """Begin no further attempt and wait a little for those under way.
@@ -49,8 +52,16 @@ class Deliverer(Periodic):
         self._thread.join(timeout=5)
 
 
+def lookups_of_names() -> Lookups:
+    """Return what looks up the names of receivers: of one owner's no more than it has slots."""
+    return Lookups(per_owner=SLOTS // 2, total=10 * SLOTS)
+
+
 def deliver_due(
-    database: Database, pepper: bytes, stopped: Callable[[], bool] = lambda: False
+    database: Database,
+    pepper: bytes,
+    lookups: Lookups | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Counter[str]:
     """Attempt every delivery that is due, until none is; count what came of it.
 
@@ -60,11 +71,15 @@ def deliver_due(
     under_way: list[Claim] = []
     finished: SimpleQueue[Outcome] = SimpleQueue()
     counts: Counter[str] = Counter()
+    lookups = lookups or lookups_of_names()
     while True:
-        free = SLOTS - len(under_way)
-        for claim in _claim(database, under_way, free) if free and not stopped() else ():
+        for claim in () if stopped() else _claim(database, under_way):
             under_way.append(claim)
-            arguments = (claim, pepper, database.settings.webhook_allow_private, finished)
+            look_up = partial(lookups.resolve, claim.owner_id)
+            sending = partial(
+                send, allow_private=database.settings.webhook_allow_private, look_up=look_up
+            )
+            arguments = (claim, pepper, sending, finished)
             # Daemons, so that a receiver that hangs does not keep the process from ending.
             threading.Thread(target=_attempt, args=arguments, daemon=True).start()
         if not under_way:
@@ -78,21 +93,25 @@ def deliver_due(
             under_way = [claim for claim in under_way if claim.delivery_id not in ended]
 
 
-def _claim(database: Database, under_way: list[Claim], limit: int) -> list[Claim]:
+def _claim(database: Database, under_way: list[Claim]) -> list[Claim]:
+    if len(under_way) >= SLOTS:
+        return []
     with database.read() as connection:
         due = deliveries.list_due(connection, clock.now())
-    busy = [claim.subscription_id for claim in under_way]
-    due = [one for one in due if busy.count(one) < deliveries.PER_SUBSCRIPTION]
-    if not due:
-        return []
-    # When more receivers wait than there are slots, all of them have the same chance.
+    # When more owners wait than there are slots, all of them have the same chance.
     random.shuffle(due)
+    wanted = deliveries.share(due, under_way, SLOTS)
+    if not wanted:
+        return []
     with database.transaction() as session:
-        return deliveries.claim(session, due, busy, limit)
+        return deliveries.claim(session, wanted)
 
 
 def _attempt(
-    claim: Claim, pepper: bytes, allow_private: bool, finished: SimpleQueue[Outcome]
+    claim: Claim,
+    pepper: bytes,
+    sending: Callable[[str, dict[str, str], bytes], Result],
+    finished: SimpleQueue[Outcome],
 ) -> None:
     body = claim.payload.encode()
     timestamp = int(clock.now().timestamp())
@@ -106,7 +125,7 @@ def _attempt(
         ),
     }
     try:
-        result = send(claim.url, headers, body, allow_private=allow_private)
+        result = sending(claim.url, headers, body)
         outcome = Outcome(claim, result.status, result.error)
     except Exception as error:
         # A fault of this program must not hold its slot for ever.

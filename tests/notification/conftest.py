@@ -63,7 +63,11 @@ def make_receiver() -> Iterator[Callable[[], Receiver]]:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            # As many as a deliverer has under way at once.
+            request_queue_size = 64
+
+        server = Server(("127.0.0.1", 0), Handler)
         receiver.port = server.server_port
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)

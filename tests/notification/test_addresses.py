@@ -18,7 +18,7 @@ from app import create_app
 from app.access.service import create_key
 from app.http.context import EXTENSION
 from app.notification import sender
-from app.notification.addresses import UrlRefused, is_public, parse_url
+from app.notification.addresses import NOWHERE, UrlRefused, is_public, parse_url
 from app.notification.sender import send
 from tests.client import Api, Contract
 from tests.notification.conftest import WEBHOOKS
@@ -31,10 +31,10 @@ PRIVATE = (
     "::1", "::", "fe80::1", "fe80::1%lo", "fec0::1", "fc00::1", "fd12::1", "ff02::1",
     "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1",
     "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1", "100::1",
-    "4000::1",
+    "4000::1", "3fff::1", "3fff:fff::1", "168.63.129.16",
 )
 # fmt: on
-PUBLIC = ("8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450:4001::200e")
+PUBLIC = ("8.8.8.8", "93.184.216.34", "168.63.129.17", "2606:4700::1111", "2a00:1450:4001::200e")
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -130,6 +130,26 @@ def test_it_cannot_be_subscribed(
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])
+def test_a_refusal_does_not_tell_which_names_a_private_network_has(
+    names: dict[str, list[list[str]]], strict: Any, tmp_path: Path
+) -> None:
+    names |= {"vm.test": [["10.0.0.7"]], "mixed.test": [["8.8.8.8", "10.0.0.1"]]}
+    app = create_app(strict)
+    services = app.extensions[EXTENSION]
+    with services.database.transaction() as session:
+        key = create_key(session, services.pepper, "acme", "developer").secret
+    acme = Api(app.test_client(), Contract(app), key)
+    found = []
+    for host in ("vm.test", "mixed.test", "nonexistent.invalid", "10.0.0.7", "localhost"):
+        refused = acme.post(WEBHOOKS, {"url": f"https://{host}/"})
+        found.append({**refused.get_json(), "request_id": "", "status": refused.status_code})
+        assert attempt(f"https://{host}/").error == NOWHERE
+    assert found == [found[0]] * len(found)
+    assert found[0]["errors"] == [{"pointer": "/url", "code": "invalid", "detail": NOWHERE}]
+    services.database.dispose()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
 def test_a_repeated_request_needs_no_resolver(
     names: dict[str, list[list[str]]], strict: Any
 ) -> None:
@@ -175,7 +195,7 @@ def test_a_name_that_has_become_private_is_not_connected_to(
     monkeypatch.setattr(socket, "create_connection", lambda *a, **_: connected.append(a))
     result = attempt("https://rebound.test/")
     assert (result.status, result.succeeded) == (None, False)
-    assert result.error == "rebound.test has an address that is not on the internet"
+    assert result.error == NOWHERE
     assert connected == []
 
 

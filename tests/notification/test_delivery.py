@@ -201,7 +201,7 @@ def test_a_server_that_dies_before_it_recorded_leaves_the_delivery_to_others(
 
     def claim() -> queue.Claim:
         with services.database.transaction() as session:
-            (found,) = queue.claim(session, [webhook["id"]], [], 20)
+            (found,) = queue.claim(session, {webhook["id"]: 20})
         return found
 
     lost = claim()
@@ -228,7 +228,7 @@ def test_a_webhook_that_is_gone_meanwhile_is_no_fault(
     webhook = subscribe(acme, receiver.url)
     ping(acme, webhook)
     with services.database.transaction() as session:
-        (claim,) = queue.claim(session, [webhook["id"]], [], 20)
+        (claim,) = queue.claim(session, {webhook["id"]: 20})
     assert acme.delete(f"{WEBHOOKS}/{webhook['id']}").status_code == 200
     with services.database.transaction() as session:
         assert queue.record(session, [queue.Outcome(claim, 204, None)]) == []

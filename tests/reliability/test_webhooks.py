@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class Hooks(ThreadingHTTPServer):
     """A receiver that keeps message ids, and answers when ``open`` is set."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -50,6 +52,17 @@ def hooks() -> Iterator[Hooks]:
     server = Hooks()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
+    yield server
+    server.open.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hooks]:
+    """Another one, whose answers nobody lives to see."""
+    server = Hooks()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.open.set()
     server.shutdown()
@@ -113,3 +126,58 @@ def test_servers_on_one_database_share_the_work(
     register(other, *slugs[10:])
     wait_for(lambda: statuses(client, webhook_id) == ["delivered"] * 20)
     assert len(hooks.received) == len(set(hooks.received)) == 20
+
+
+def test_an_owner_whose_receivers_hang_delays_no_other(
+    make_server: Callable[..., Server], hooks: Hooks, hanging: Hooks
+) -> None:
+    server = make_server(WEBHOOK_ALLOW_PRIVATE="true").start()
+    acme, globex = make_client(server), make_client(server, "globex")
+    hooks.open.set()
+    for _ in range(20):
+        subscribe(acme, hanging)
+    theirs = subscribe(globex, hooks)
+    register(acme, *(f"agent-{number}" for number in range(8)))
+    # Every process of the server has as many of them under way as one owner may have.
+    wait_for(lambda: len(hanging.received) >= 20)
+
+    for number in range(1, 4):
+        assert globex.request("POST", f"/v1/webhooks/{theirs}/ping", {}).status == 200
+        wait_for(lambda number=number: len(hooks.received) == number, 10)  # type: ignore[misc]
+
+
+SILENT = """
+import socket, time
+ask = socket.getaddrinfo
+def answer(host, *arguments, **named):
+    if str(host).endswith(".silent.test") and not named.get("flags"):
+        time.sleep(20)
+    return ask(host, *arguments, **named)
+socket.getaddrinfo = answer
+"""
+
+
+def test_names_whose_servers_are_silent_do_not_stop_the_service(
+    make_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SILENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = make_server().start()
+    client, other = make_client(server), make_client(server, "globex")
+    answers: list[tuple[int, str]] = []
+
+    def make(number: int) -> None:
+        body = {"url": f"https://n{number}.silent.test/", "event_types": ["*"]}
+        answer = client.request("POST", "/v1/webhooks", body)
+        answers.append((answer.status, answer.document["code"]))
+
+    makers = [threading.Thread(target=make, args=(number,)) for number in range(12)]
+    for maker in makers:
+        maker.start()
+    served = 0
+    while any(maker.is_alive() for maker in makers):
+        # While they wait, half of the threads are free; the resolver would take 20 seconds.
+        assert other.request("GET", "/v1/agents?limit=1", timeout=2.5).status == 200
+        served += 1
+    assert served > 5
+    assert set(answers) == {(422, "validation_failed"), (429, "too_many_lookups")}

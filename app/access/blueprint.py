@@ -11,8 +11,7 @@ from app import clock
 from app.access import answers, audit
 from app.access.service import Principal
 from app.http.blueprint import Blueprint
-from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
-from app.http.responses import json_response
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, page_response
 
 blueprint = Blueprint(
     "audit", __name__, url_prefix="/v1/audit", description="What administrators did."
@@ -27,11 +26,10 @@ def list_admin_actions(
     limit, cursor = query["limit"], query["cursor"]
     before = decode_cursor(cursor, "[0-9a-f-]{36}") if cursor else None
     rows = audit.list_actions(connection, limit=limit + 1, before=before)
-    following = encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
-    return json_response(
-        {
-            "actions": [{**row._mapping, "at": clock.isoformat(row.at)} for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
+    return page_response(
+        rows,
+        lambda row: {**row._mapping, "at": clock.isoformat(row.at)},
+        lambda row: encode_cursor(row.id),
+        limit=limit,
+        member="actions",
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -285,21 +284,12 @@ def list_delegations(connection: Connection, principal: Principal, query: Body) 
         connection, owner_id=owner_id, **query, limit=limit + 1, before=before
     )
     now = clock.now()
-    shown = {
-        name: clock.isoformat(value) if isinstance(value, datetime) else value
-        for name, value in query.items()
-    }
-    found = [documents.summary_document(documents.effective(row, now)) for row in rows[:limit]]
-    return _page(rows, found, limit, **shown)
-
-
-def _page(rows: Sequence[Any], found: list[Body], limit: int, **parameters: Any) -> Response:
-    """Answer with a page of a list by time; ``rows`` has one more than it if there is one."""
-    last = rows[limit - 1] if len(rows) > limit else None
-    following = pagination.encode_moment(last.created_at, last.id) if last is not None else None
-    shown = {"mode": "cursor", "limit": limit, "next_cursor": following}
-    link = pagination.next_link(following, **parameters, limit=limit)
-    return json_response({"data": found, "pagination": shown}, link=link)
+    return pagination.page_response(
+        rows,
+        lambda row: documents.summary_document(documents.effective(row, now)),
+        lambda row: pagination.encode_moment(row.created_at, row.id),
+        limit=limit,
+    )
 
 
 @blueprint.read("/contract", returns=answers.ContractOut(), role="viewer")
@@ -337,7 +327,12 @@ def list_legacy(connection: Connection, principal: Principal, query: Body) -> Re
     rows = queries.list_legacy_records(
         connection, owner_id=owner_id, limit=limit + 1, before=before
     )
-    return _page(rows, [documents.legacy_document(row) for row in rows[:limit]], limit)
+    return pagination.page_response(
+        rows,
+        documents.legacy_document,
+        lambda row: pagination.encode_moment(row.created_at, row.id),
+        limit=limit,
+    )
 
 
 @blueprint.read(
@@ -389,12 +384,11 @@ def list_events(
     limit, cursor = query["limit"], query["cursor"]
     after = int(pagination.decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_events(connection, delegation_id, limit=limit + 1, after=after)
-    following = pagination.encode_cursor(str(rows[limit - 1].number)) if len(rows) > limit else None
-    return json_response(
-        {
-            "delegation_id": delegation_id,
-            "events": [documents.event_document(row) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=pagination.next_link(following, limit=limit),
+    return pagination.page_response(
+        rows,
+        documents.event_document,
+        lambda row: pagination.encode_cursor(str(row.number)),
+        limit=limit,
+        member="events",
+        leading={"delegation_id": delegation_id},
     )

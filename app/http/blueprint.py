@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, NoReturn
 
 import flask_smorest
 import marshmallow as ma
-from flask import Response, request
+from flask import Response, g, request
 from webargs.flaskparser import FlaskParser
 
 from app.http.auth import require_role
@@ -214,6 +215,10 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             @wraps(view)
             def endpoint(*arguments: Any, **path: str) -> Response:
                 check_path(path)
+                if query is None:
+                    refuse_query()
+                else:
+                    g.query = dict(arguments[-1])
                 with services().database.read() as connection:
                     response: Response = view(connection, *arguments, **path)
                 return response
@@ -312,6 +317,18 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         self.route(rule, methods=[method], parameters=parameters)(handler)
 
 
+def refuse_query() -> None:
+    """Raise ``ValidationFailed`` for the parameters of a request to what takes none."""
+    if request.args:
+        raise ValidationFailed(
+            "the request breaks a rule; see errors",
+            errors=[
+                {"parameter": name, "code": "unknown_member", "detail": "expected no parameter"}
+                for name in islice(request.args, MAX_REPORTED)
+            ],
+        )
+
+
 def check_path(path: dict[str, str]) -> None:
     """Raise ``PathNotFound`` for a path parameter that is not of its documented form.
 
@@ -330,6 +347,7 @@ def _authenticated(handler: View, role: str, *, needs_key: bool = False) -> View
         principal = require_role(role)
         if needs_key:
             check_key(request.headers.get("Idempotency-Key"))
+            refuse_query()
         return handler(principal, **path)
 
     return guarded

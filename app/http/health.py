@@ -11,7 +11,7 @@ from flask import Response
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import NotFound
-from app.http.blueprint import Blueprint
+from app.http.blueprint import Blueprint, refuse_query
 from app.http.context import services
 from app.http.problems import known_codes
 from app.http.responses import json_response
@@ -114,10 +114,11 @@ def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
 
 
 @blueprint.route("/problems/<code>")
-@blueprint.doc(responses={404: "NOT_FOUND"})
+@blueprint.doc(responses={404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"})
 @blueprint.response(200, ProblemCodeOut())
 def problem_code(code: str) -> Response:
     """Explain a problem's code."""
+    refuse_query()
     known = known_codes().get(code)
     if known is None:
         raise ProblemCodeUnknown("no problem has this code")

@@ -15,7 +15,7 @@ from app.delegation.queries import find_owners
 from app.delegation.reconciliation import RULES
 from app.http.blueprint import Blueprint
 from app.http.context import services
-from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, page_response
 from app.http.responses import json_response
 from app.ledger import answers, metering, queries, schemas, seals, service
 from app.ledger.errors import AccountNotFound, TransactionNotFound
@@ -89,16 +89,13 @@ def get_statement(
         seq, leg = decode_cursor(cursor, "[0-9]{1,18}[.][0-9]{1,9}").split(".")
         before = (int(seq), int(leg))
     rows = queries.list_entries(connection, account_id, limit=limit + 1, before=before)
-    following = None
-    if len(rows) > limit:
-        following = encode_cursor(f"{rows[limit - 1].seq}.{rows[limit - 1].leg}")
-    return json_response(
-        {
-            "account_id": account_id,
-            "entries": [_entry(row, account_id) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
+    return page_response(
+        rows,
+        lambda row: _entry(row, account_id),
+        lambda row: encode_cursor(f"{row.seq}.{row.leg}"),
+        limit=limit,
+        member="entries",
+        leading={"account_id": account_id},
     )
 
 
@@ -187,13 +184,12 @@ def list_transactions(
     found = queries.list_delegation_transactions(
         connection, delegation_id, limit=limit + 1, after=after
     )
-    following = encode_cursor(str(found[limit - 1]["seq"])) if len(found) > limit else None
-    return json_response(
-        {
-            "transactions": [_document(transaction) for transaction in found[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, delegation_id=delegation_id, limit=limit),
+    return page_response(
+        found,
+        _document,
+        lambda transaction: encode_cursor(str(transaction["seq"])),
+        limit=limit,
+        member="transactions",
     )
 
 
@@ -282,14 +278,7 @@ def list_metering(connection: Connection, principal: Principal, query: dict[str,
     before = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else None
     owner_id = None if principal.has_role("admin") else principal.owner_id
     rows = metering.list_metering(connection, owner_id=owner_id, limit=limit + 1, before=before)
-    following = encode_cursor(str(rows[limit - 1].seq)) if len(rows) > limit else None
-    return json_response(
-        {
-            "data": [_metering_row(row) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
-    )
+    return page_response(rows, _metering_row, lambda row: encode_cursor(str(row.seq)), limit=limit)
 
 
 def _metering_row(row: Any) -> dict[str, Any]:

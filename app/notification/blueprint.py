@@ -14,7 +14,7 @@ from app.access.service import Principal
 from app.http.blueprint import Blueprint
 from app.http.context import services
 from app.http.errors import ValidationFailed
-from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.pagination import PageQuery, decode_cursor, encode_cursor, page_response
 from app.http.responses import json_response
 from app.notification import answers, queries, schemas, service
 from app.notification.addresses import AddressRefused, parse_url
@@ -102,19 +102,7 @@ def list_webhooks(connection: Connection, principal: Principal, query: Body) -> 
     after = decode_cursor(cursor, _ID) if cursor else ""
     owner_id = _readable(principal)
     rows = queries.list_subscriptions(connection, owner_id, limit=limit + 1, after=after)
-    return _page([webhook_document(row) for row in rows], limit)
-
-
-def _page(documents: list[Body], limit: int, **parameters: Any) -> Response:
-    """Answer with a page; ``documents`` holds one more than ``limit`` if there is."""
-    following = encode_cursor(documents[limit - 1]["id"]) if len(documents) > limit else None
-    return json_response(
-        {
-            "data": documents[:limit],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, **parameters, limit=limit),
-    )
+    return page_response(rows, webhook_document, lambda row: encode_cursor(row.id), limit=limit)
 
 
 @blueprint.read("/<webhook_id>", returns=answers.WebhookOut(), problems=(404,), role="viewer")
@@ -192,7 +180,7 @@ def list_deliveries(
     rows = queries.list_deliveries(
         connection, webhook_id, status=status, limit=limit + 1, before=before
     )
-    return _page([delivery_document(row) for row in rows], limit, status=status)
+    return page_response(rows, delivery_document, lambda row: encode_cursor(row.id), limit=limit)
 
 
 @blueprint.write(

@@ -12,7 +12,13 @@ from app import clock
 from app.access.service import Principal
 from app.http.blueprint import Blueprint
 from app.http.context import services
-from app.http.pagination import PageQuery, decode_cursor, encode_cursor, next_link
+from app.http.pagination import (
+    MAX_PAGE_BYTES,
+    PageQuery,
+    decode_cursor,
+    encode_cursor,
+    page_response,
+)
 from app.http.responses import expected_revisions, json_response
 from app.ledger.metering import record_operation
 from app.ledger.service import open_agent_account
@@ -71,22 +77,25 @@ def list_agents(connection: Connection, query: dict[str, Any]) -> Response:
     limit, cursor = query["limit"], query["cursor"]
     after = decode_cursor(cursor) if cursor else None
     offset = query["offset"] or 0
-    rows = queries.list_agents(connection, **filters, limit=limit + 1, offset=offset, after=after)
-    data, following = _page(rows, limit)
-    pagination: dict[str, Any] = {"mode": "cursor", "limit": limit, "next_cursor": following}
+    rows = queries.list_agents(
+        connection,
+        **filters,
+        limit=limit + 1,
+        max_bytes=MAX_PAGE_BYTES,
+        offset=offset,
+        after=after,
+    )
+    pagination: dict[str, Any] = {}
     if after is None:
         total = queries.count_agents(connection, **filters)
-        pagination |= {"mode": "offset", "offset": offset, "total": total}
-    return json_response(
-        {"data": data, "pagination": pagination},
-        link=next_link(following, **filters, limit=limit),
+        pagination = {"mode": "offset", "offset": offset, "total": total}
+    return page_response(
+        rows,
+        documents.agent_document,
+        lambda row: encode_cursor(row.id),
+        limit=limit,
+        **pagination,
     )
-
-
-def _page(rows: list[Any], limit: int) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the documents of a page and the next cursor; ``rows`` holds one more if there is."""
-    following = encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
-    return [documents.agent_document(row) for row in rows[:limit]], following
 
 
 @blueprint.read("/agents/<agent_id>", returns=answers.AgentOut(), problems=(404,), conditional=True)
@@ -161,14 +170,13 @@ def list_versions(connection: Connection, query: dict[str, Any], agent_id: str) 
     limit, cursor = query["limit"], query["cursor"]
     after = int(decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_versions(connection, agent_id, limit=limit + 1, after=after)
-    following = encode_cursor(str(rows[limit - 1].sequence)) if len(rows) > limit else None
-    return json_response(
-        {
-            "agent_id": agent_id,
-            "versions": [documents.version_entry(row) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
+    return page_response(
+        rows,
+        documents.version_entry,
+        lambda row: encode_cursor(str(row.sequence)),
+        limit=limit,
+        member="versions",
+        leading={"agent_id": agent_id},
     )
 
 
@@ -250,15 +258,13 @@ def list_evaluations(
     limit, cursor = query["limit"], query["cursor"]
     before = decode_cursor(cursor) if cursor else None
     rows = queries.list_evaluations(connection, agent_id, version, limit=limit + 1, before=before)
-    following = encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
-    return json_response(
-        {
-            "agent_id": agent_id,
-            "version": version,
-            "evaluations": [documents.evaluation_document(row) for row in rows[:limit]],
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
+    return page_response(
+        rows,
+        documents.evaluation_document,
+        lambda row: encode_cursor(row.id),
+        limit=limit,
+        member="evaluations",
+        leading={"agent_id": agent_id, "version": version},
     )
 
 
@@ -355,13 +361,13 @@ def get_namespace(connection: Connection, query: dict[str, Any], namespace: str)
         raise NamespaceNotFound("a namespace is @ and 2 to 63 of a-z, 0-9, _ and -")
     limit, cursor = query["limit"], query["cursor"]
     after = decode_cursor(cursor) if cursor else None
-    rows = queries.list_agents(connection, namespace=name, limit=limit + 1, after=after)
-    data, following = _page(rows, limit)
-    return json_response(
-        {
-            "namespace": name,
-            "data": data,
-            "pagination": {"mode": "cursor", "limit": limit, "next_cursor": following},
-        },
-        link=next_link(following, limit=limit),
+    rows = queries.list_agents(
+        connection, namespace=name, limit=limit + 1, max_bytes=MAX_PAGE_BYTES, after=after
+    )
+    return page_response(
+        rows,
+        documents.agent_document,
+        lambda row: encode_cursor(row.id),
+        limit=limit,
+        leading={"namespace": name},
     )

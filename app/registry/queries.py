@@ -22,9 +22,12 @@ from sqlalchemy import (
     cast,
     func,
     literal_column,
+    or_,
     select,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.functions import FunctionElement
 
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
@@ -145,7 +148,7 @@ def _agent_page(*filters: str, keyset: bool) -> AnySelect:
     # the first agent on. Limit and status are put into the text, so that it can plan the statement
     # once for all other values and still knows how many rows each of the few statuses has.
     limit = bindparam("limit", type_=Integer, literal_execute=True)
-    page = select(Agent).order_by(Agent.id).limit(limit)
+    page = select(*Agent.__table__.c).order_by(Agent.id).limit(limit)
     if "namespace" in filters:
         page = page.where(Agent.namespace == bindparam("namespace"))
     if "status" in filters:
@@ -154,7 +157,47 @@ def _agent_page(*filters: str, keyset: bool) -> AnySelect:
         page = page.where(Agent.id > bindparam("after"))
     else:
         page = page.offset(bindparam("offset", type_=Integer))
-    return _with_latest(aliased(Agent, page.subquery("page")))
+    return _within(page, bindparam("max_bytes", type_=BigInteger))
+
+
+class _Octets(FunctionElement[int]):
+    """The size of a text in bytes, which PostgreSQL knows without reading a large one."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(_Octets)
+def _octet_length(element: _Octets, compiler: Any, **arguments: Any) -> str:
+    return f"octet_length({compiler.process(element.clauses, **arguments)})"
+
+
+@compiles(_Octets, "sqlite")
+def _length_of_blob(element: _Octets, compiler: Any, **arguments: Any) -> str:
+    return f"length(CAST({compiler.process(element.clauses, **arguments)} AS BLOB))"
+
+
+def _within(page: AnySelect, max_bytes: Any) -> AnySelect:
+    """Select the documents of a page up to the one that takes its manifests over ``max_bytes``.
+
+    That one is for whoever cuts the page to see that there are more, so two are selected at least.
+    """
+    chosen = page.subquery("page")
+    size = _Octets(Version.manifest)
+    measured = (
+        select(
+            chosen,
+            (func.sum(size).over(order_by=chosen.c.id) - size).label("bytes_before"),
+            func.row_number().over(order_by=chosen.c.id).label("place"),
+        )
+        .join(
+            Version,
+            and_(Version.agent_id == chosen.c.id, Version.version == chosen.c.latest_version),
+        )
+        .subquery("measured")
+    )
+    fits = or_(measured.c.bytes_before <= max_bytes, measured.c.place <= 2)
+    return _with_latest(aliased(Agent, measured)).where(fits)
 
 
 _FILTERS: tuple[tuple[str, ...], ...] = (
@@ -176,13 +219,18 @@ def list_agents(
     namespace: str | None = None,
     status: str | None = None,
     limit: int,
+    max_bytes: int,
     offset: int = 0,
     after: str | None = None,
 ) -> list[AnyRow]:
-    """Return up to ``limit`` agents by id: those after the id ``after``, else from ``offset``."""
+    """Return up to ``limit`` agents by id: those after the id ``after``, else from ``offset``.
+
+    The one whose manifest takes those of all over ``max_bytes`` is the last.
+    """
     given = {"namespace": namespace, "status": status}
     filters = tuple(name for name, value in given.items() if value is not None)
-    parameters = {name: given[name] for name in filters} | {"limit": limit}
+    parameters: dict[str, Any] = {name: given[name] for name in filters}
+    parameters |= {"limit": limit, "max_bytes": max_bytes}
     if after is None and offset == 0:
         # PostgreSQL plans a statement with an offset anew for every page; every id is after "".
         after = ""

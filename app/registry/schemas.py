@@ -15,15 +15,29 @@ from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber
 from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
-from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG
+from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG, normalize_namespace
 from app.registry.trust import FAILURE, SUCCESS
 
 MAX_AMOUNT = 1_000_000_000
+_NAMESPACE_FORM = "@ and 2 to 63 of a-z, 0-9, _ and -, the first not _ or -"
 
 
 def _namespace(**arguments: Any) -> ma.fields.String:
-    rule = FullMatch(NAMESPACE, "@ and 2 to 63 of a-z, 0-9, _ and -, the first not _ or -")
+    rule = FullMatch(NAMESPACE, _NAMESPACE_FORM)
     return ma.fields.String(validate=rule, **arguments)
+
+
+class NamespaceName(ma.fields.String):
+    """A namespace to look for, with or without its ``@``; deserialized with it."""
+
+    def __init__(self, **arguments: Any) -> None:
+        rule = FullMatch(f"@?{NAMESPACE[1:]}", _NAMESPACE_FORM)
+        super().__init__(validate=rule, **arguments)
+
+    def deserialize(self, value: Any, *arguments: Any, **named: Any) -> Any:
+        """Return the namespace with its sign."""
+        found = super().deserialize(value, *arguments, **named)
+        return normalize_namespace(found) if isinstance(found, str) else found
 
 
 class ManifestField(JsonDocument):
@@ -154,7 +168,7 @@ class ReportUsage(Schema):
 class AgentListQuery(Schema):
     """Which agents, and which page of them: by ``offset``, or stably by ``cursor``."""
 
-    namespace = _namespace(load_default=None)
+    namespace = NamespaceName(load_default=None)
     status = ma.fields.String(
         load_default=None, validate=ma.validate.OneOf(("active", "deprecated"))
     )

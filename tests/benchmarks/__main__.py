@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from app.config import Settings
-from app.http.pagination import encode_cursor
+from app.http.pagination import list_tag, pack_cursor
 from tests.benchmarks import data, report
 from tests.benchmarks.load import Sample, Unusable, burst, require_wrk
 from tests.benchmarks.server import Server
@@ -64,7 +64,8 @@ def paths_of(agents: int) -> dict[str, list[str]]:
     single = [f"/v1/agents/{data.agent_id(number)}" for number in numbers]
     # Every page asked for is full, and none is the last.
     ordered = sorted(data.agent_id(number) for number in range(agents))[: -PAGE - 1]
-    cursors = [encode_cursor(last) for last in source.choices(ordered, k=PATHS)]
+    tag = list_tag("/v1/agents", {}, {})
+    cursors = [pack_cursor(tag, last) for last in source.choices(ordered, k=PATHS)]
     return {
         TRIVIAL: ["/healthz"],
         "agent": single,

@@ -180,6 +180,9 @@ def test_long_lists_have_pages(
             seen += [one for one in links(page, prefix) if "?" not in one]
             following = re.search(r'rel="next" href="([^"]+)"', page)
             at = html.unescape(following[1]) if following else None
+            if at is not None:
+                # A cursor belongs to the list that it was given with.
+                assert admin.get(f"{at}&status=completed").status_code == 422, path
         assert len(seen) == len(set(seen)) == total, path
         assert admin.get(f"{path}?cursor=nonsense").status_code == 422
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+from functools import partial
 from logging.config import fileConfig
 from typing import Any
 
@@ -18,6 +19,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from app import scopes
+from app.access.pepper import known_pepper
 from app.config import Settings, SettingsError
 from app.ops.downgrade import FLAG, DataLossGuard, require_applied, require_flag, track_of
 from app.ops.journal import record_step
@@ -33,6 +35,8 @@ try:
 except SettingsError as error:
     raise CommandError(str(error)) from None
 metadata = scopes.metadata()
+# Revisions import nothing of the application; one that needs the pepper calls this.
+config.attributes["known_pepper"] = partial(known_pepper, settings)
 
 
 def command_scope() -> str | None:

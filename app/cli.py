@@ -17,7 +17,7 @@ from app import clock
 from app.access import audit
 from app.access import service as access
 from app.access.files import write_secret
-from app.access.pepper import load_pepper
+from app.access.pepper import find_pepper, load_pepper
 from app.config import METRICS_FOLDER, PREFIX, Settings, SettingsError
 from app.db import Database
 from app.delegation.legacy.commands import import_and_report, import_legacy
@@ -106,12 +106,13 @@ def up(settings: Settings) -> None:
     earlier service that the settings name are imported once.
     """
     require_address(settings)
-    pepper = load_pepper(settings)
+    # None is made before the upgrade, which needs the one that keys of an earlier release have.
+    find_pepper(settings)
     migration.upgrade_all(settings)
     if settings.legacy_paths:
         import_and_report(settings, settings.legacy_paths)
     database = Database(settings)
-    _make_first_key(settings, database, pepper)
+    _make_first_key(settings, database, load_pepper(settings))
     database.dispose()
     _serve(settings)
 
@@ -162,7 +163,7 @@ def _serve(settings: Settings) -> None:
 
 @main.group()
 def keys() -> None:
-    """API keys: create, list, revoke, rotate."""
+    """API keys: create, list, revoke, rotate, bind."""
 
 
 def _show_key(key: access.NewKey, as_json: bool) -> None:
@@ -200,17 +201,20 @@ def create_key(owner: str, role: str, expires_days: int | None, as_json: bool) -
 @json_option
 def list_keys(as_json: bool) -> None:
     """List every key: whose, what role, when last used; never the key itself."""
-    with open_database() as (_, database), database.read() as connection:
-        rows = access.list_keys(connection)
+    with open_database() as (settings, database), database.read() as connection:
+        rows = access.list_keys(connection, load_pepper(settings))
     if as_json:
         print_json(rows)
         return
-    table = new_table("id", "owner", "role", "created", "last used", "expires", "revoked")
+    table = new_table(
+        "id", "owner", "role", "genuine", "created", "last used", "expires", "revoked"
+    )
     for row in rows:
         times = (
             show_time(row[f"{name}_at"]) for name in ("created", "last_used", "expires", "revoked")
         )
-        table.add_row(str(row["id"]), str(row["owner"]), str(row["role"]), *times)
+        genuine = "yes" if row["genuine"] else "no"
+        table.add_row(str(row["id"]), str(row["owner"]), str(row["role"]), genuine, *times)
     console.print(table)
 
 
@@ -218,8 +222,8 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key_id")
 def revoke_key(key_id: str) -> None:
     """Revoke a key: from now on it is refused."""
-    with open_database() as (_, database), database.transaction() as session:
-        access.revoke_key(session, key_id)
+    with open_database() as (settings, database), database.transaction() as session:
+        access.revoke_key(session, load_pepper(settings), key_id)
         audit.record_command(session, "keys revoke", key_id)
     console.print(f"API key {key_id} is revoked.")
 
@@ -241,6 +245,23 @@ def rotate_key(key_id: str, grace_hours: int, as_json: bool) -> None:
         key = access.rotate_key(session, load_pepper(settings), key_id, grace)
         audit.record_command(session, "keys rotate", f"{key_id} to {key.id}")
     _show_key(key, as_json)
+
+
+@keys.command("bind")
+@click.argument("key_ids", nargs=-1, required=True, metavar="KEY_ID...")
+def bind_keys(key_ids: tuple[str, ...]) -> None:
+    """Accept keys as they are in the database, though their rows were written without the pepper.
+
+    For keys that `agenthub keys list` shows as not genuine and whose owner, role and times you know
+    to be right: after an upgrade by script, or with the wrong pepper.
+    """
+    with open_database() as (settings, database), database.transaction() as session:
+        for key_id in key_ids:
+            found = access.bind_key(session, load_pepper(settings), key_id)
+            audit.record_command(
+                session, "keys bind", f"{key_id} of {found.owner_name}, {found.role}"
+            )
+            console.print(f"API key {key_id} of {found.owner_name} ({found.role}) is accepted.")
 
 
 @main.command()

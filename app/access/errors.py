@@ -50,3 +50,21 @@ class KeyRevoked(Conflict):
     """The API key is revoked already."""
 
     code = "api_key_revoked"
+
+
+class KeyExpired(Conflict):
+    """The API key is over, so that a successor would be over, too."""
+
+    code = "api_key_expired"
+
+
+class KeyRotated(Conflict):
+    """The API key has a successor already."""
+
+    code = "api_key_rotated"
+
+
+class KeyAltered(Conflict):
+    """The API key's row was edited by somebody without the pepper."""
+
+    code = "api_key_altered"

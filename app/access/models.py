@@ -21,7 +21,10 @@ class Owner(Base):
 
 
 class ApiKey(Base):
-    """One credential of an owner. The secret is not here: only a keyed hash of it."""
+    """One credential of an owner. The secret is not here: only a keyed hash of it.
+
+    ``binding`` ties the row to the pepper (``app.access.binding``); a key without it is refused.
+    """
 
     __tablename__ = "access_api_keys"
     __table_args__ = (
@@ -37,6 +40,16 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     replaced_by: Mapped[str | None] = mapped_column(String(16))
+    binding: Mapped[str | None] = mapped_column(String(64))
+
+
+class EndedSession(Base):
+    """A session of the console that was ended before its time, kept until it would be over."""
+
+    __tablename__ = "access_ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(43), primary_key=True)
+    over_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class RequestCount(Base):

@@ -15,6 +15,24 @@ def load_pepper(settings: Settings) -> bytes:
     A stolen database alone then verifies no guess of a key and admits no forged key row. Raises
     ``SettingsError`` for PostgreSQL without the setting: several servers must share one pepper.
     """
+    found = find_pepper(settings)
+    if found is not None:
+        return found
+    # The first writer wins: its pepper is everybody's.
+    write_secret(settings.data_dir / PEPPER_FILE, ids.new_secret(), replace=False)
+    return (settings.data_dir / PEPPER_FILE).read_bytes().strip()
+
+
+def known_pepper(settings: Settings) -> bytes | None:
+    """Return the pepper if there is one, for who can do without."""
+    try:
+        return find_pepper(settings)
+    except SettingsError:
+        return None
+
+
+def find_pepper(settings: Settings) -> bytes | None:
+    """Return the pepper if there is one, and make none. Raises ``SettingsError`` as above."""
     if settings.key_pepper is not None:
         return settings.key_pepper.encode()
     if not settings.is_sqlite:
@@ -23,7 +41,4 @@ def load_pepper(settings: Settings) -> bytes:
             "make one with: openssl rand -base64 48"
         )
     path = settings.data_dir / PEPPER_FILE
-    if not path.exists():
-        # The first writer wins: its pepper is everybody's.
-        write_secret(path, ids.new_secret(), replace=False)
-    return path.read_bytes().strip()
+    return path.read_bytes().strip() if path.exists() else None

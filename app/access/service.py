@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from app import clock, ids
-from app.access.errors import ApiKeyInvalid, KeyNotFound, KeyRevoked, OwnerNameInvalid
-from app.access.models import ApiKey, Owner
+from app.access.binding import binding_of, is_bound
+from app.access.errors import (
+    ApiKeyInvalid,
+    KeyAltered,
+    KeyExpired,
+    KeyNotFound,
+    KeyRevoked,
+    KeyRotated,
+    OwnerNameInvalid,
+)
+from app.access.models import ApiKey, EndedSession, Owner
 from app.db import after_commit, insert_if_absent
 from app.statements import Statement
 
@@ -105,6 +114,7 @@ def _add_key(
         created_at=clock.now(),
         expires_at=expires_at,
     )
+    key.binding = binding_of(pepper, key)
     session.add(key)
     session.flush()
     presented = f"ah_{key_id}_{secret}"
@@ -124,7 +134,7 @@ def bootstrap_admin(session: Session, pepper: bytes) -> NewKey | None:
     return _add_key(session, pepper, owner_id, BOOTSTRAP_OWNER, "admin", None)
 
 
-_find_key = Statement(
+_key = (
     select(
         ApiKey.id,
         ApiKey.owner_id,
@@ -133,9 +143,14 @@ _find_key = Statement(
         ApiKey.secret_hash,
         ApiKey.expires_at,
         ApiKey.revoked_at,
+        ApiKey.binding,
     )
     .join_from(ApiKey, Owner, ApiKey.owner_id == Owner.id)
     .where(ApiKey.id == bindparam("key_id"))
+)
+_find_key = Statement(_key)
+_find_key_of_session = Statement(
+    _key.where(~exists().where(EndedSession.id == bindparam("session_id")))
 )
 
 
@@ -143,26 +158,30 @@ def authenticate(connection: Connection, pepper: bytes, presented: str) -> Princ
     """Return the principal of a presented key.
 
     The key is found by its public id and its secret compared in constant time; an unknown id costs
-    the same comparison. Raises ``ApiKeyInvalid``, which does not tell unknown from revoked.
+    the same comparison. A row that somebody without the pepper edited is refused, too. Raises
+    ``ApiKeyInvalid``, which does not tell unknown from revoked.
     """
     match = PRESENTED_KEY.fullmatch(presented)
     key_id, secret = match.groups() if match else ("", "")
     row = _find_key.first(connection, {"key_id": key_id}) if match else None
     expected = row.secret_hash if row else "0" * 64
     genuine = hmac.compare_digest(hash_secret(pepper, key_id, secret), expected)
-    return _principal(row if genuine else None)
+    return _principal(row if genuine else None, pepper)
 
 
-def find_principal(connection: Connection, key_id: str) -> Principal:
-    """Return the principal of a key by its public id, for whoever has proven to hold the key.
+def find_principal(
+    connection: Connection, pepper: bytes, key_id: str, session_id: str
+) -> Principal:
+    """Return the principal of a session of the console, which began with a key.
 
-    Raises ``ApiKeyInvalid`` once the key is revoked or expired.
+    Raises ``ApiKeyInvalid`` once the key is revoked or expired, or the session was ended.
     """
-    return _principal(_find_key.first(connection, {"key_id": key_id}))
+    named = {"key_id": key_id, "session_id": session_id}
+    return _principal(_find_key_of_session.first(connection, named), pepper)
 
 
-def _principal(row: Any) -> Principal:
-    if row is None or row.revoked_at is not None:
+def _principal(row: Any, pepper: bytes) -> Principal:
+    if row is None or row.revoked_at is not None or not is_bound(pepper, row):
         raise ApiKeyInvalid("the API key is unknown, revoked or expired")
     if row.expires_at is not None and row.expires_at <= clock.now():
         raise ApiKeyInvalid("the API key is unknown, revoked or expired")
@@ -179,23 +198,34 @@ def find_key_owner(connection: Connection, presented: str) -> tuple[str, str] | 
     return (row.id, row.name) if row else None
 
 
-def list_keys(connection: Connection) -> list[dict[str, object]]:
-    """Return every key without its hash, oldest first."""
+def list_keys(connection: Connection, pepper: bytes | None) -> list[dict[str, object]]:
+    """Return every key without its hash, oldest first.
+
+    ``genuine`` is false for a key whose row was edited without the pepper; it is refused. It is
+    None for who has no pepper to tell.
+    """
     rows = connection.execute(
-        select(
-            ApiKey.id,
-            Owner.name.label("owner"),
-            ApiKey.role,
-            ApiKey.created_at,
-            ApiKey.last_used_at,
-            ApiKey.expires_at,
-            ApiKey.revoked_at,
-            ApiKey.replaced_by,
-        )
+        select(ApiKey.__table__, Owner.name.label("owner"))
         .join_from(ApiKey, Owner, ApiKey.owner_id == Owner.id)
         .order_by(ApiKey.created_at, ApiKey.id)
     )
-    return [dict(row) for row in rows.mappings()]
+    return [
+        {name: row._mapping[name] for name in _LISTED}
+        | {"genuine": None if pepper is None else is_bound(pepper, row)}
+        for row in rows
+    ]
+
+
+_LISTED = (
+    "id",
+    "owner",
+    "role",
+    "created_at",
+    "last_used_at",
+    "expires_at",
+    "revoked_at",
+    "replaced_by",
+)
 
 
 def find_owner_names(connection: Connection, owner_ids: Collection[str]) -> dict[str, str]:
@@ -204,32 +234,62 @@ def find_owner_names(connection: Connection, owner_ids: Collection[str]) -> dict
     return {row.id: row.name for row in rows}
 
 
-def revoke_key(session: Session, key_id: str) -> None:
+def revoke_key(session: Session, pepper: bytes, key_id: str) -> None:
     """Revoke a key at once. Raises ``KeyNotFound`` and ``KeyRevoked``."""
-    _live_key(session, key_id).revoked_at = clock.now()
+    key = _live_key(session, key_id)
+    key.revoked_at = clock.now()
+    key.binding = binding_of(pepper, key)
 
 
 def rotate_key(session: Session, pepper: bytes, key_id: str, grace: timedelta) -> NewKey:
-    """Make a new key of the same owner and role; the old one expires after ``grace``.
+    """Make a new key of the same owner, role and end; the old one ends after ``grace``.
 
-    Without grace the old key is revoked at once. Raises ``KeyNotFound`` and ``KeyRevoked``.
+    Without grace the old key is revoked at once; grace never makes it last longer. Raises
+    ``KeyNotFound``, ``KeyAltered``, ``KeyRevoked``, ``KeyExpired``, and ``KeyRotated`` for a key
+    that has a successor.
     """
-    old = _live_key(session, key_id)
+    old, now = _live_key(session, key_id), clock.now()
+    if not is_bound(pepper, old):
+        raise KeyAltered(f"API key {key_id} was edited in the database, so it has no successor")
+    if old.replaced_by is not None:
+        raise KeyRotated(
+            f"API key {key_id} was rotated already: rotate its successor {old.replaced_by}"
+        )
+    if old.expires_at is not None and old.expires_at <= now:
+        raise KeyExpired(f"API key {key_id} expired at {clock.isoformat(old.expires_at)}")
     owner = session.get_one(Owner, old.owner_id)
     new = _add_key(session, pepper, owner.id, owner.name, old.role, old.expires_at)
     old.replaced_by = new.id
     if grace:
-        end = clock.now() + grace
+        end = now + grace
         old.expires_at = min(end, old.expires_at) if old.expires_at else end
     else:
-        old.revoked_at = clock.now()
+        old.revoked_at = now
+    old.binding = binding_of(pepper, old)
     return new
 
 
-def _live_key(session: Session, key_id: str) -> ApiKey:
+def bind_key(session: Session, pepper: bytes, key_id: str) -> Principal:
+    """Accept a key's row as it is, for whoever knows that it is right; return what it grants.
+
+    Raises ``KeyNotFound``.
+    """
+    key = _locked_key(session, key_id)
+    key.binding = binding_of(pepper, key)
+    owner = session.get_one(Owner, key.owner_id)
+    return Principal(owner.id, owner.name, key.role, key.id)
+
+
+def _locked_key(session: Session, key_id: str) -> ApiKey:
+    """Return a key, locked."""
     key = session.get(ApiKey, key_id, with_for_update=True)
     if key is None:
         raise KeyNotFound(f"no API key has the id {key_id!r}; see: agenthub keys list")
+    return key
+
+
+def _live_key(session: Session, key_id: str) -> ApiKey:
+    key = _locked_key(session, key_id)
     if key.revoked_at is not None:
         raise KeyRevoked(f"API key {key_id} was revoked at {clock.isoformat(key.revoked_at)}")
     return key

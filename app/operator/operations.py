@@ -49,10 +49,12 @@ def _schema(connection: Connection) -> dict[str, Any]:
 def _keys(connection: Connection) -> dict[str, Any]:
     now = clock.now()
     found = []
-    for key in reversed(list_keys(connection)):
+    for key in reversed(list_keys(connection, services().pepper)):
         expires: Any = key["expires_at"]
         if key["revoked_at"] is not None:
             state = "revoked"
+        elif not key["genuine"]:
+            state = "altered"
         elif expires is not None and expires <= now:
             state = "expired"
         else:

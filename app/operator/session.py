@@ -1,7 +1,7 @@
 """Sessions of the console: signed tokens that hold the id of an API key and never the key.
 
-Pure: nothing is stored, so every server that has the pepper can read a session that another began.
-Whether the key is still alive is asked at every request, so that revoking it ends its sessions.
+Pure: every server that has the pepper can read a session that another began. Whether the key is
+still alive, and whether the session was ended, is asked of the database at every request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from app import ids
 
@@ -40,6 +40,11 @@ class Session:
         """Tell whether the session is too old, or nobody used it for too long."""
         moment = now.timestamp()
         return moment >= min(self.begun + SESSION_SECONDS, self.seen + IDLE_SECONDS)
+
+    @property
+    def over_at(self) -> datetime:
+        """When the session is over, however much it is used."""
+        return datetime.fromtimestamp(self.begun + SESSION_SECONDS, UTC)
 
     def renewed(self, now: datetime) -> Session | None:
         """Return the session as used now; None while its token is fresh enough."""

@@ -10,6 +10,7 @@ from app import clock
 from app.access.audit import record_sign_in
 from app.access.errors import ApiKeyInvalid, RateLimited
 from app.access.service import authenticate, find_key_owner
+from app.access.sessions import end_session
 from app.http.context import request_id, services
 from app.operator.errors import FormRefused
 from app.operator.session import SESSION_SECONDS, Session
@@ -90,10 +91,12 @@ def _authenticated(presented: str) -> Session:
 
 @pages.post("/sign-out")
 def sign_out() -> AnyResponse:
-    """End the session in this browser."""
+    """End the session, on every server and for whoever has a copy of its cookie."""
     who = visitor()
     if who is not None:
         check_form(who.session.id)
+        with services().database.transaction() as session:
+            end_session(session, who.session.id, who.session.over_at)
     g.signed_out = True
     response: Response | AnyResponse = redirect(url_for("console.sign_in"), 303)
     set_cookie(response, COOKIE, "", 0)

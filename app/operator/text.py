@@ -47,6 +47,7 @@ STATES = {
     "live": State("live", "check", "good"),
     "revoked": State("revoked", "cross", "idle"),
     "rotated": State("rotated", "clock", "warn"),
+    "altered": State("altered, refused", "warning", "bad"),
     "paused": State("paused", "pause", "idle"),
     "disabled": State("disabled", "stop", "bad"),
     "failing": State("failing", "warning", "warn"),

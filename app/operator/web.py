@@ -117,7 +117,8 @@ def is_live() -> bool:
 def visitor() -> Visitor | None:
     """Return who looks, None if nobody is signed in.
 
-    Whether the key still lives is asked every time. Raises ``RateLimited``, as the API does.
+    Whether the key and the session still live is asked every time. Raises ``RateLimited``, as the
+    API does.
     """
     if "visitor" not in g:
         g.visitor = _find_visitor()
@@ -131,7 +132,7 @@ def _find_visitor() -> Visitor | None:
         return None
     try:
         with services().database.read() as connection:
-            principal = find_principal(connection, session.key_id)
+            principal = find_principal(connection, services().pepper, session.key_id, session.id)
     except ApiKeyInvalid:
         return None
     services().key_usage.record(principal.key_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.pepper import load_pepper
+from app.access.pepper import known_pepper, load_pepper
 from app.access.service import list_keys
 from app.config import Settings, SettingsError
 from app.db import Database
@@ -38,8 +38,10 @@ def examine(settings: Settings) -> list[Finding]:
     try:
         with database.read() as connection:
             findings.append(_database(connection, settings))
-            findings += _tracks(connection)
-            findings.append(_keys(connection))
+            tracks = list(_tracks(connection))
+            findings += tracks
+            if all(track.ok for track in tracks):
+                findings.append(_keys(connection, settings))
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         findings.append(
@@ -93,10 +95,19 @@ def _tracks(connection: Connection) -> Iterator[Finding]:
         yield Finding(f"track {track.scope}", track.state == CURRENT, detail, track.remedy)
 
 
-def _keys(connection: Connection) -> Finding:
-    live = [key for key in list_keys(connection) if key["revoked_at"] is None]
+def _keys(connection: Connection, settings: Settings) -> Finding:
+    found = list_keys(connection, known_pepper(settings))
+    live = [key for key in found if key["revoked_at"] is None]
     if not live:
         return Finding(
             "API keys", False, "none", "agenthub keys create --owner NAME --role developer"
+        )
+    altered = [str(key["id"]) for key in live if key["genuine"] is False]
+    if altered:
+        return Finding(
+            "API keys",
+            False,
+            f"refused, since the pepper is another or their rows were edited: {', '.join(altered)}",
+            "agenthub keys revoke KEY_ID, or if all of it is right: agenthub keys bind KEY_ID",
         )
     return Finding("API keys", True, f"{len(live)} not revoked")

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import clock
 from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
+from app.access.sessions import forget_over
 from app.db import Database
 from app.delegation.queries import list_overdue
 from app.delegation.transitions import close_overdue
@@ -88,7 +89,7 @@ def keep_house(parts: Sequence[Periodic]) -> None:
 
 
 class Maintenance(Periodic):
-    """Stores when keys were used, drops expired answers and old deliveries, seals the ledger."""
+    """Stores when keys were used, drops what is over, seals the ledger."""
 
     def __init__(
         self, database: Database, key_usage: KeyUsage, interval: float = MAINTENANCE_SECONDS
@@ -108,6 +109,8 @@ class Maintenance(Periodic):
             seal_pending(session)
         with self._database.transaction() as session:
             prune(session)
+        with self._database.transaction() as session:
+            forget_over(session)
         if dropped:
             log.info("maintenance.expired_answers_dropped", count=dropped)
 

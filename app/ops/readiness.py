@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from app import clock
+from app.access.pepper import known_pepper
 from app.access.service import BOOTSTRAP_OWNER, list_keys
 from app.config import Settings
 from app.db import Database
@@ -64,7 +65,7 @@ def check_database(settings: Settings, database: Database) -> Iterator[Check]:
         for track in read_tracks(connection):
             detail = f"{track.state} at {track.revision or 'no revision'}"
             yield _check("tracks", track.scope, track.state == CURRENT, detail, track.remedy)
-        yield from _keys(connection)
+        yield from _keys(connection, settings)
         yield from _durability(connection, settings)
     with database.snapshot() as connection:
         for rule in reconcile(connection, RULES):
@@ -77,14 +78,23 @@ def _check(group: str, subject: str, ok: bool, detail: str, remedy: str | None) 
     return Check(group, subject, PASS if ok else FAIL, detail, None if ok else remedy)
 
 
-def _keys(connection: Connection) -> Iterator[Check]:
+def _keys(connection: Connection, settings: Settings) -> Iterator[Check]:
     now = clock.now()
 
     def is_live(key: Mapping[str, Any]) -> bool:
         expires_at = key["expires_at"]
         return key["revoked_at"] is None and (expires_at is None or expires_at > now)
 
-    live: list[dict[str, Any]] = [key for key in list_keys(connection) if is_live(key)]
+    found: list[dict[str, Any]] = list_keys(connection, known_pepper(settings))
+    live = [key for key in found if is_live(key)]
+    altered = [str(key["id"]) for key in live if key["genuine"] is False]
+    yield _check(
+        "keys",
+        "rows",
+        not altered,
+        f"edited in the database, or of another pepper: {', '.join(altered) or 'none'}",
+        "agenthub doctor",
+    )
     first = [str(key["id"]) for key in live if key["owner"] == BOOTSTRAP_OWNER]
     yield _check(
         "keys",

@@ -41,7 +41,9 @@ def authenticate(services: Services, presented: str) -> Principal:
 def stored(services: Services, key_id: str) -> dict[str, Any]:
     """Return what a listing shows of a key."""
     with services.database.read() as connection:
-        return next(row for row in service.list_keys(connection) if row["id"] == key_id)
+        return next(
+            row for row in service.list_keys(connection, services.pepper) if row["id"] == key_id
+        )
 
 
 def test_a_key_names_its_owner_and_role(services: Services, key: NewKey) -> None:
@@ -98,13 +100,13 @@ def test_a_key_expires(services: Services) -> None:
 
 def test_a_revoked_key_is_refused_at_once(services: Services, key: NewKey) -> None:
     with services.database.transaction() as session:
-        service.revoke_key(session, key.id)
+        service.revoke_key(session, services.pepper, key.id)
     with pytest.raises(ApiKeyInvalid):
         authenticate(services, key.secret)
     with services.database.transaction() as session, pytest.raises(KeyRevoked):
-        service.revoke_key(session, key.id)
+        service.revoke_key(session, services.pepper, key.id)
     with services.database.transaction() as session, pytest.raises(KeyNotFound):
-        service.revoke_key(session, "0" * 16)
+        service.revoke_key(session, services.pepper, "0" * 16)
 
 
 def test_rotation_without_grace_ends_the_old_key(services: Services, key: NewKey) -> None:

@@ -112,7 +112,7 @@ def test_a_page_left_open_does_not_keep_a_session_alive(admin: Visitor, time: Cl
 
 def test_revoking_the_key_ends_its_sessions(admin: Visitor, services: Services) -> None:
     with services.database.transaction() as session:
-        revoke_key(session, admin.key.split("_")[1])
+        revoke_key(session, services.pepper, admin.key.split("_")[1])
     assert "API key</label>" in admin.see("/operator")
 
 

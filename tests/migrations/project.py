@@ -72,6 +72,7 @@ def environ(settings: Settings) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AGENTHUB_")}
     return inherited | {
         "AGENTHUB_DATABASE_URL": settings.url.render_as_string(hide_password=False),
+        **({"AGENTHUB_KEY_PEPPER": settings.key_pepper} if settings.key_pepper else {}),
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "error",
         # Messages and log lines in the order they are written.

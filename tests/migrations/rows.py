@@ -24,6 +24,7 @@ ACCESS: dict[str, dict[str, Any]] = {
         "created_at": NOW,
     },
 }
+ACCESS["access_ended_sessions"] = {"id": "s" * 43, "over_at": NOW}
 ACCESS["access_request_counts"] = {
     "key_id": "key0000000000001",
     "minute": 29_456_789,

@@ -79,7 +79,7 @@ def test_a_stop_stores_and_sends_what_was_gathered(
     server.terminate()
     server.wait()
     with opened(server) as database, database.read() as connection:
-        used = {row["owner"]: row["last_used_at"] for row in list_keys(connection)}
+        used = {row["owner"]: row["last_used_at"] for row in list_keys(connection, None)}
     assert used["acme"] is not None
     assert hooks.paths == {"/v1/traces"}
 

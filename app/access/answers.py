@@ -14,7 +14,7 @@ class AdminActionOut(Schema):
     at = ma.fields.AwareDateTime(required=True)
     actor = ma.fields.String(
         required=True,
-        metadata={"description": "owner of the key, or user of the machine @localhost"},
+        metadata={"description": "owner of the key, user of the machine @localhost, or unknown"},
     )
     key_id = ma.fields.String(required=True, allow_none=True)
     action = ma.fields.String(required=True)

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.access.models import AdminAction
-from app.access.service import Principal
+from app.access.service import Claim, Principal
 
 DONE = "done"
 SIGN_IN = "sign in"
+UNKNOWN = "unknown"
 
 
 def record_request(
@@ -26,10 +27,15 @@ def record_request(
 
 
 def record_sign_in(
-    session: Session, owner_name: str, key_id: str, target: str, outcome: str, request_id: str
+    session: Session, claim: Claim, target: str, outcome: str, request_id: str
 ) -> None:
-    """Record an attempt to sign in to the console with a key, of any role, that exists."""
-    _record(session, owner_name, key_id, SIGN_IN, target, outcome, request_id)
+    """Record an attempt to sign in to the console with a key, of any role, that exists.
+
+    Whoever did not prove to hold the key is unknown, and the key is part of what was tried.
+    """
+    actor, key_id = (claim.owner_name, claim.key_id) if claim.is_proven else (UNKNOWN, None)
+    tried = target if claim.is_proven else f"{target}, claimed key {claim.key_id}"
+    _record(session, actor, key_id, SIGN_IN, tried, outcome, request_id)
 
 
 def record_check(

@@ -188,14 +188,32 @@ def _principal(row: Any, pepper: bytes) -> Principal:
     return Principal(row.owner_id, row.name, row.role, row.id)
 
 
-def find_key_owner(connection: Connection, presented: str) -> tuple[str, str] | None:
-    """Return the id of a presented key and its owner's name, whether or not the key is genuine.
+@dataclass(frozen=True)
+class Claim:
+    """A key that somebody names: its id and owner, and whether its secret came along.
 
-    None when no key has the id. For the record of refused attempts.
+    Ids of keys are no secrets, so that a claim without proof says nothing about who made it.
     """
+
+    key_id: str
+    owner_name: str
+    is_proven: bool
+
+
+def find_claim(connection: Connection, pepper: bytes, presented: str) -> Claim | None:
+    """Return the key that is presented, though it may be refused; None when no key has its id."""
     match = PRESENTED_KEY.fullmatch(presented)
     row = _find_key.first(connection, {"key_id": match[1]}) if match else None
-    return (row.id, row.name) if row else None
+    if match is None or row is None:
+        return None
+    proven = hmac.compare_digest(hash_secret(pepper, *match.groups()), row.secret_hash)
+    return Claim(row.id, row.name, proven)
+
+
+def find_own_keys(connection: Connection, owner_id: str, key_ids: Collection[str]) -> set[str]:
+    """Return those of some ids that are of an owner's keys."""
+    wanted = select(ApiKey.id).where(ApiKey.owner_id == owner_id, ApiKey.id.in_(key_ids))
+    return set(connection.scalars(wanted))
 
 
 def list_keys(connection: Connection, pepper: bytes | None) -> list[dict[str, object]]:

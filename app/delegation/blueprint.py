@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app import clock
-from app.access.service import Principal
+from app.access.service import Principal, find_own_keys
 from app.delegation import answers, contract, creation, documents, queries, schemas, service, work
 from app.delegation.capabilities import foresee_inputs, foresee_output
 from app.delegation.errors import DelegationNotFound, NotAParty
@@ -379,14 +379,20 @@ def get_status(connection: Connection, principal: Principal, delegation_id: str)
 def list_events(
     connection: Connection, principal: Principal, query: Body, delegation_id: str
 ) -> Response:
-    """List what happened to a delegation, oldest first."""
+    """List what happened to a delegation, oldest first.
+
+    Ids of keys are those of your own; operators see all.
+    """
     _visible(connection, principal, delegation_id)
     limit, cursor = query["limit"], query["cursor"]
     after = int(pagination.decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_events(connection, delegation_id, limit=limit + 1, after=after)
+    keys = {row.key_id for row in rows if row.key_id is not None}
+    if not principal.has_role("admin"):
+        keys = find_own_keys(connection, principal.owner_id, keys)
     return pagination.page_response(
         rows,
-        documents.event_document,
+        lambda row: documents.event_document(row, keys),
         lambda row: pagination.encode_cursor(str(row.number)),
         limit=limit,
         member="events",

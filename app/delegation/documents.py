@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -201,14 +201,14 @@ def _is_evidence(row: Any) -> bool:
     return row.status == lifecycle.COMPLETED or lifecycle.is_evidence_against(row.status)
 
 
-def event_document(event: Any) -> dict[str, Any]:
-    """Return one event of a delegation."""
+def event_document(event: Any, shown_keys: Container[str]) -> dict[str, Any]:
+    """Return one event of a delegation, with the id of its key if that is one to show."""
     return {
         "number": event.number,
         "kind": event.kind,
         "status": event.status,
         "actor": event.actor,
-        "key_id": event.key_id,
+        "key_id": event.key_id if event.key_id in shown_keys else None,
         "at": clock.isoformat(event.at),
         "details": orjson.Fragment(event.details),
     }

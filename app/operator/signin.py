@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from app import clock
 from app.access.audit import record_sign_in
 from app.access.errors import ApiKeyInvalid, RateLimited
-from app.access.service import authenticate, find_key_owner
+from app.access.service import authenticate, find_claim
 from app.access.sessions import end_session
 from app.http.context import request_id, services
 from app.operator.errors import FormRefused
@@ -67,7 +67,7 @@ def _authenticated(presented: str) -> Session:
     everybody's: nobody can keep the holder of a key out.
     """
     with services().database.read() as connection:
-        known = find_key_owner(connection, presented)
+        claim = find_claim(connection, services().pepper, presented)
         try:
             principal = authenticate(connection, services().pepper, presented)
         except ApiKeyInvalid:
@@ -79,11 +79,10 @@ def _authenticated(presented: str) -> Session:
         console().refused.admit(request.remote_addr or "")
     outcome = "signed in" if principal else "refused"
     # An id that no key has is nobody's attempt; a record of it would be anybody's to fill.
-    log.info("console.sign_in", outcome=outcome, key_id=known and known[0])
-    if known is not None:
-        key_id, owner_name = known
+    log.info("console.sign_in", outcome=outcome, key_id=claim and claim.key_id)
+    if claim is not None:
         with services().database.transaction() as session:
-            record_sign_in(session, owner_name, key_id, request.path, outcome, request_id())
+            record_sign_in(session, claim, request.path, outcome, request_id())
     if principal is None:
         raise ApiKeyInvalid("the API key is unknown, revoked or expired")
     return Session.begin(principal.key_id, clock.now())

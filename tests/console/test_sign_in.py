@@ -161,13 +161,30 @@ def test_attempts_go_on_record(
     app: Flask, admin: Visitor, caller: Callable[..., Api], time: Clock
 ) -> None:
     genuine = admin.key
+    _, key_id, _ = genuine.split("_", 2)
     thief = Visitor(app, genuine[:-1] + ("A" if genuine[-1] != "A" else "B"))
     assert thief.sign_in().status_code == 401
-    found = caller("auditor", "admin").get("/v1/audit").get_json()["actions"]
-    assert [(one["actor"], one["action"], one["outcome"]) for one in found] == [
-        ("operator", "sign in", "refused"),
-        ("operator", "sign in", "signed in"),
+    auditor = caller("auditor", "admin")
+    found = auditor.get("/v1/audit").get_json()["actions"]
+    recorded = [(one["actor"], one["key_id"], one["action"], one["outcome"]) for one in found]
+    assert recorded == [
+        ("unknown", None, "sign in", "refused"),
+        ("operator", key_id, "sign in", "signed in"),
     ]
+    assert [one["target"] for one in found] == [
+        f"/operator/sign-in, claimed key {key_id}",
+        "/operator/sign-in",
+    ]
+
+
+def test_the_holder_of_a_key_that_is_over_is_known(
+    app: Flask, admin: Visitor, caller: Callable[..., Api], services: Services
+) -> None:
+    with services.database.transaction() as session:
+        revoke_key(session, services.pepper, admin.key.split("_")[1])
+    assert Visitor(app, admin.key).sign_in().status_code == 401
+    newest = caller("auditor", "admin").get("/v1/audit").get_json()["actions"][0]
+    assert (newest["actor"], newest["outcome"]) == ("operator", "refused")
 
 
 def test_refused_attempts_are_limited_and_keep_nobody_out(

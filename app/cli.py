@@ -31,7 +31,7 @@ from app.ops.client import Call, CallFailed, send
 from app.ops.deliverer import deliver_due
 from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.readiness_command import readiness
-from app.ops.server import AddressUnavailable, require_address, shared_counts
+from app.ops.server import AddressUnavailable, StartFailed, require_address, shared_counts
 from app.ops.server import serve as run_server
 from app.ops.snapshot.commands import snapshot
 from app.ops.snapshot.errors import SnapshotRefused
@@ -48,7 +48,14 @@ from app.ops.terminal import (
 from app.ops.tracks import OutdatedSchema
 
 # What a command may find that the operator can mend; the message says how.
-EXPECTED = (SettingsError, OutdatedSchema, AddressUnavailable, CommandError, SnapshotRefused)
+EXPECTED = (
+    SettingsError,
+    OutdatedSchema,
+    AddressUnavailable,
+    StartFailed,
+    CommandError,
+    SnapshotRefused,
+)
 
 
 class Commands(click.Group):

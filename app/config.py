@@ -122,7 +122,22 @@ class Settings:
     host: str = _setting("127.0.0.1", str, "address the server listens on")
     port: int = _setting(8080, _integer(1, 65535), "port the server listens on")
     workers: int = _setting(2, _integer(1, 256), "server processes")
-    threads: int = _setting(2, _integer(1, 64), "threads of each server process")
+    threads: int = _setting(4, _integer(1, 64), "threads of each server process")
+    max_waiting_requests: int = _setting(
+        128, _integer(1, 100_000), "requests that wait for a thread of a process before it refuses"
+    )
+    max_connections: int = _setting(
+        1000, _integer(10, 100_000), "connections of each server process"
+    )
+    header_seconds: int = _setting(
+        10, _integer(1, 3600), "how long a connection may take to send a whole header"
+    )
+    body_seconds: int = _setting(
+        20, _integer(1, 3600), "how long a request's body may take to come"
+    )
+    keep_alive_seconds: int = _setting(
+        75, _integer(1, 3600), "how long a connection may wait for its next request"
+    )
     max_body_bytes: int = _setting(
         1024 * 1024, _integer(1024, 64 * 1024 * 1024), "largest request body"
     )

@@ -15,6 +15,14 @@ from app.metrics import metrics
 
 # An answer of the API is no page: nothing in it runs, and nobody shows it in a frame.
 NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+# What every answer sends unless its view says otherwise.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": NOTHING,
+    "Cache-Control": "no-store",
+}
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 REPLAYED = "Idempotent-Replayed"
 log = structlog.get_logger("agenthub.http")
@@ -32,26 +40,35 @@ def register_hooks(app: Flask) -> None:
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-Id"] = request_id()
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
-        response.headers["X-Frame-Options"] = "DENY"
-        response.headers.setdefault("Content-Security-Policy", NOTHING)
-        response.headers.setdefault("Cache-Control", "no-store")
-        seconds = time.perf_counter() - g.started
-        # A write is committed by now, whatever becomes of its count and its line.
-        with surviving("count"):
-            _count(response, seconds)
-        with surviving("log"):
-            log.info(
-                "request",
-                method=request.method,
-                path=request.path,
-                route=str(request.url_rule) if request.url_rule else None,
-                status=response.status_code,
-                duration_ms=round(seconds * 1000, 2),
-                **_write(response),
-            )
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        route = str(request.url_rule) if request.url_rule else None
+        status = response.status_code
+        record(request.method, request.path, route, status, g.started, **_write(response))
         return response
+
+
+def record(
+    method: str, path: str, route: str | None, status: int, begun: float, **more: Any
+) -> None:
+    """Count and log an answered request, which began at ``begun`` of ``time.perf_counter``.
+
+    A write is committed by then, so nothing is raised, whatever becomes of its count and its line.
+    """
+    seconds = time.perf_counter() - begun
+    with surviving("count"):
+        _count(method, route or "unmatched", status, seconds, bool(more.get("replayed")))
+    with surviving("log"):
+        duration_ms = round(seconds * 1000, 2)
+        log.info(
+            "request",
+            method=method,
+            path=path,
+            route=route,
+            status=int(status),
+            duration_ms=duration_ms,
+            **more,
+        )
 
 
 def _write(response: Response) -> dict[str, Any]:
@@ -64,12 +81,11 @@ def _write(response: Response) -> dict[str, Any]:
     return {"idempotency_key_hash": digest, "replayed": REPLAYED in response.headers}
 
 
-def _count(response: Response, seconds: float) -> None:
+def _count(method: str, route: str, status: int, seconds: float, replayed: bool) -> None:
     """Count a request; what a client makes up has one label for all of it."""
-    route = str(request.url_rule) if request.url_rule else "unmatched"
-    method = request.method if request.method in METHODS else "other"
+    method = method if method in METHODS else "other"
     counters = metrics()
-    counters.requests.labels(method, route, str(response.status_code)).inc()
+    counters.requests.labels(method, route, str(int(status))).inc()
     counters.duration.labels(method, route).observe(seconds)
-    if REPLAYED in response.headers:
+    if replayed:
         counters.replays.labels(route).inc()

@@ -19,6 +19,8 @@ from app.engines import is_lock_timeout
 from app.http.context import request_id
 
 CONTENT_TYPE = "application/problem+json"
+# HTTP's own refusals: of the router, and of the server before the application is asked.
+HTTP_CODES = (400, 404, 405, 408, 413, 414, 415, 429, 431, 500)
 log = structlog.get_logger("agenthub.http")
 
 
@@ -71,7 +73,7 @@ def known_codes() -> dict[str, tuple[Kind, str]]:
         for cls in _subclasses(errors.DomainError)
         if "code" in vars(cls)
     }
-    for status in map(HTTPStatus, (400, 404, 405, 413, 415, 500)):
+    for status in map(HTTPStatus, HTTP_CODES):
         kind = Kind(status, status.phrase)
         codes[_code(status)] = (kind, f"{status.description or status.phrase}.")
     return dict(sorted(codes.items()))
@@ -91,16 +93,39 @@ def problem(
     status: int, code: str, title: str, detail: str, members: dict[str, Any] | None = None
 ) -> Response:
     """Build a problem response; ``members`` are extension members such as ``errors``."""
+    body = _document(status, code, title, detail, request_id(), members)
+    return Response(body, status=status, content_type=CONTENT_TYPE)
+
+
+def _document(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    request_id: str,
+    members: dict[str, Any] | None = None,
+) -> bytes:
     document = {
         "type": f"/problems/{code}",
         "title": title,
         "status": int(status),
         "detail": detail,
         "code": code,
-        "request_id": request_id(),
+        "request_id": request_id,
     }
-    body = orjson.dumps(document | {k: v for k, v in (members or {}).items() if v is not None})
-    return Response(body, status=status, content_type=CONTENT_TYPE)
+    return orjson.dumps(document | {k: v for k, v in (members or {}).items() if v is not None})
+
+
+def problem_document(error: errors.DomainError, request_id: str) -> bytes:
+    """Return a domain error as a problem document, where no application is at hand."""
+    kind = kind_of(type(error))
+    return _document(kind.status, error.code, kind.title, error.detail, request_id, error.members)
+
+
+def http_document(status: HTTPStatus, request_id: str) -> bytes:
+    """Return one of HTTP's own refusals as a problem document, where no application is at hand."""
+    detail = f"{status.description or status.phrase}."
+    return _document(status, _code(status), status.phrase, detail, request_id)
 
 
 def domain_problem(error: errors.DomainError) -> Response:

@@ -12,7 +12,7 @@ from statistics import median
 
 from tests.benchmarks.load import Sample
 
-LIBRARIES = ("flask", "werkzeug", "sqlalchemy", "granian", "orjson", "psycopg")
+LIBRARIES = ("flask", "werkzeug", "sqlalchemy", "uvicorn", "orjson", "psycopg")
 # The samples of one route, round by round, each with one of the trivial route taken before it.
 Pairs = Sequence[tuple[Sample, Sample]]
 # Those of every route for one size of one database.

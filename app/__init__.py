@@ -25,6 +25,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.db import Database
     from app.delegation.blueprint import blueprint as delegation
     from app.http.context import EXTENSION, Services
+    from app.http.gate import register_gate
     from app.http.health import blueprint as health
     from app.http.hooks import register_hooks
     from app.http.metrics import register_metrics
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_hooks(app)
     if settings.otlp_endpoint is not None:
         register_tracing(app, make_provider(settings.otlp_endpoint))
+    register_gate(app, settings)
     register_error_handlers(app)
     api = make_api(app)
     blueprints = (registry, ledger, metering, delegation, notification, audit, operator, health)

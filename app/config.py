@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,31 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _list(is_item: Callable[[str], bool], expected: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip() for item in text.split(","))
+        if not all(map(is_item, items)):
+            raise ValueError(f"expected {expected}, separated by commas")
+        return items
+
+    return parse
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host(text: str) -> bool:
+    name = r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
+    return (
+        text == "*" or _is_network(text) or bool(re.fullmatch(rf"(\*\.)?{name}(\.{name})*", text))
+    )
+
+
 def _secret(text: str) -> str:
     if len(text) < 32:
         raise ValueError("expected at least 32 characters of random text")
@@ -120,6 +146,16 @@ class Settings:
         secret=True,
     )
     host: str = _setting("127.0.0.1", str, "address the server listens on")
+    allowed_hosts: tuple[str, ...] | None = _setting(
+        None,
+        _list(_is_host, "names, *.NAME, addresses, networks, or *"),
+        "hosts besides loopback and AGENTHUB_HOST that requests may be for; * is any",
+    )
+    trusted_proxies: tuple[str, ...] | None = _setting(
+        None,
+        _list(_is_network, "addresses or networks such as 10.0.0.0/8"),
+        "proxies whose X-Forwarded-For is believed",
+    )
     port: int = _setting(8080, _integer(1, 65535), "port the server listens on")
     workers: int = _setting(2, _integer(1, 256), "server processes")
     threads: int = _setting(4, _integer(1, 64), "threads of each server process")
@@ -149,6 +185,18 @@ class Settings:
     )
     rate_limit_per_minute: int = _setting(
         6000, _integer(0, 10_000_000), "requests of one API key in a minute; 0 sets no limit"
+    )
+    anonymous_limit_per_minute: int | None = _setting(
+        None,
+        _integer(0, 10_000_000),
+        "requests without a valid key from one address in a minute, in each process;"
+        " default: as many as of a key",
+    )
+    failed_key_limit_per_minute: int | None = _setting(
+        None,
+        _integer(0, 10_000_000),
+        "requests with a wrong key from one address in a minute, in each process;"
+        " default: a hundredth of a key's",
     )
     idempotency_body_hours: int = _setting(
         72, _integer(24, 24 * 365), "how long the answer to a write can be replayed"
@@ -224,6 +272,23 @@ class Settings:
         return URL.create("sqlite", database=str(self.data_dir.absolute() / "agenthub.db"))
 
     @property
+    def listens_everywhere(self) -> bool:
+        """Whether ``host`` stands for every address of the machine."""
+        return self.host in ("", "0.0.0.0", "::")  # noqa: S104 (compared, not listened on)
+
+    @property
+    def anonymous_limit(self) -> int:
+        """How many requests without a valid key an address may make in a minute; 0: any number."""
+        given = self.anonymous_limit_per_minute
+        return self.rate_limit_per_minute if given is None else given
+
+    @property
+    def failed_key_limit(self) -> int:
+        """How many requests with a wrong key an address may make in a minute; 0: any number."""
+        given = self.failed_key_limit_per_minute
+        return -(-self.rate_limit_per_minute // 100) if given is None else given
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether the database is the embedded one."""
         return self.url.get_backend_name() == "sqlite"
@@ -252,6 +317,8 @@ class Settings:
                 value = "set" if value else "not set"
             elif value is None:
                 value = "not set"
+            elif isinstance(value, tuple):
+                value = ", ".join(value)
             rows.append((PREFIX + setting.name.upper(), str(value), setting.metadata["meaning"]))
         return rows
 

@@ -36,6 +36,10 @@ class Forbidden(DomainError):
     """The caller is known and may not do this."""
 
 
+class Misdirected(DomainError):
+    """The request is for somebody else."""
+
+
 class NotFound(DomainError):
     """The thing named does not exist."""
 

@@ -29,7 +29,7 @@ class RoleRequired(Forbidden):
 
 
 class RateLimited(TooManyRequests):
-    """The API key made as many requests as it may in a minute."""
+    """The API key, or the address of a caller without one, made all the requests of its minute."""
 
     code = "rate_limited"
 

@@ -51,10 +51,18 @@ _add = Statement(
 
 
 class RateLimiter:
-    """Admits ``limit`` requests of a key in each minute of the clock; 0 admits all."""
+    """Admits ``limit`` requests of a key in each minute of the clock; 0 admits all.
 
-    def __init__(self, limit: int) -> None:
+    What is limited need not be a key: ``subject`` names it in refusals. ``capacity`` bounds how
+    many are remembered, where anybody can make up more; then the first to come is forgotten.
+    """
+
+    def __init__(
+        self, limit: int, subject: str = "this API key", capacity: int | None = None
+    ) -> None:
         self._limit = limit
+        self._subject = subject
+        self._capacity = capacity
         # A key that comes now and then is not worth a write.
         self._worth_sharing = max(1, limit // 100)
         self._lock = threading.Lock()
@@ -68,10 +76,13 @@ class RateLimiter:
         with self._lock:
             count = self._counts.get(key_id)
             if count is None or count.minute != minute:
+                self._counts.pop(key_id, None)
+                if self._capacity is not None and len(self._counts) >= self._capacity:
+                    del self._counts[next(iter(self._counts))]
                 count = self._counts[key_id] = _Count(minute)
             if count.total >= self._limit:
                 raise RateLimited(
-                    f"this API key may make {self._limit} requests a minute",
+                    f"{self._subject} may make {self._limit} requests a minute",
                     retry_after=WINDOW_SECONDS - second,
                 )
             count.here += 1

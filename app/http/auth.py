@@ -8,6 +8,7 @@ from flask import request
 from app.access.errors import ApiKeyMissing, RoleRequired
 from app.access.service import Principal, authenticate
 from app.http.context import services
+from app.http.gate import gate
 
 
 def require_role(role: str) -> Principal:
@@ -21,6 +22,7 @@ def require_role(role: str) -> Principal:
         raise ApiKeyMissing("send your API key in the X-API-Key header")
     with services().database.read() as connection:
         principal = authenticate(connection, services().pepper, presented)
+    gate().note_verified(presented)
     services().key_usage.record(principal.key_id)
     services().rate_limiter.admit(principal.key_id)
     structlog.contextvars.bind_contextvars(owner=principal.owner_name, key_id=principal.key_id)

@@ -304,7 +304,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         headers: Sequence[dict[str, Any]],
     ) -> None:
         """Register the endpoint with its documentation."""
-        statuses = [*statuses, 401, 403, 429] if role else statuses
+        # What every request may meet before its route, and then what its role may.
+        statuses = [*statuses, 400, 421, 429, *((401, 403) if role else ())]
         description: dict[str, Any] = {
             "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
             "security": [{"ApiKey": []}] if role else [],

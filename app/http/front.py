@@ -24,6 +24,7 @@ from app import ids
 from app.config import Settings
 from app.errors import DomainError
 from app.http.context import REQUEST_ID
+from app.http.gate import EXTENSION, REPEATED, Gate
 from app.http.health import HEALTHY
 from app.http.hooks import HEADERS, record
 from app.http.pool import Pool
@@ -47,7 +48,6 @@ WHOLE_BYTES = 4 * 1024 * 1024
 DRAIN_BYTES, DRAIN_SECONDS = 8 * 1024 * 1024, 2
 # Headers that say one thing; two of them say nothing.
 SINGLE = {b"host", b"idempotency-key", b"x-api-key", b"content-type", b"authorization"}
-REPEATED = "agenthub.repeated_header"
 
 
 class BodyRefused(Exception):
@@ -68,6 +68,7 @@ class Front:
     def __init__(self, application: Flask, settings: Settings) -> None:
         self._application = application
         self._settings = settings
+        self._gate: Gate = application.extensions[EXTENSION]
         self._pool = Pool(settings.threads, settings.max_waiting_requests)
         self._bodies: dict[str, int] = {}
         # What is answered in the event loop; the value is given the scope and answers it.
@@ -82,7 +83,7 @@ class Front:
         if in_loop is not None and await in_loop(scope, send):
             return
         environ = make_environ(scope)
-        party: str = environ["REMOTE_ADDR"]
+        party = self._party(environ)
         try:
             if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
                 body = await self._read(environ, party, receive)
@@ -105,6 +106,14 @@ class Front:
                 await send({"type": "http.response.body", "body": answer})
             else:
                 await self._stream(party, run, answer, receive, send)
+
+    def _party(self, environ: Environ) -> str:
+        """Return who takes turns with others: the holder of a genuine key, else an address."""
+        presented = environ.get("HTTP_X_API_KEY", "").strip()
+        if presented and self._gate.is_verified(presented):
+            return f"key {hash(presented)}"
+        forwarded_for = environ.get("HTTP_X_FORWARDED_FOR", "")
+        return self._gate.clients.party(environ["REMOTE_ADDR"], forwarded_for)
 
     async def _read(self, environ: Environ, party: str, receive: Receive) -> bytes:
         """Return the body; raises ``BodyRefused`` and ``Gone``."""
@@ -202,6 +211,11 @@ class Front:
 
     async def _answer_health(self, scope: Scope, send: Send) -> bool:
         """Answer ``GET /healthz`` as the application does, whatever its threads are doing."""
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        try:
+            self._gate.hosts.check(hosts[0] if len(hosts) == 1 else None)
+        except DomainError:
+            return False
         if scope["method"] not in ("GET", "HEAD"):
             return False
         begun = time.perf_counter()

@@ -18,6 +18,8 @@ from app.http.responses import json_response
 from app.http.schemas import Schema
 from app.ops.tracks import CURRENT, read_tracks
 
+# What any request may meet before its route.
+BEFORE = {400: "BAD_REQUEST", 421: "MISDIRECTED_REQUEST", 429: "TOO_MANY_REQUESTS"}
 HEALTHY = orjson.dumps({"status": "ok"})
 
 blueprint = Blueprint("service", __name__, description="The service itself.")
@@ -87,6 +89,7 @@ class ProblemCodeUnknown(NotFound):
 
 
 @blueprint.route("/healthz")
+@blueprint.doc(responses=BEFORE)
 @blueprint.response(200, HealthOut())
 def health() -> Response:
     """Tell that the process answers; asks nothing of the database."""
@@ -94,6 +97,7 @@ def health() -> Response:
 
 
 @blueprint.route("/readyz")
+@blueprint.doc(responses=BEFORE)
 @blueprint.alt_response(503, schema=ReadinessOut(), description="Not ready")
 @blueprint.response(200, ReadinessOut())
 def readiness() -> Response:
@@ -116,7 +120,7 @@ def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
 
 
 @blueprint.route("/problems/<code>")
-@blueprint.doc(responses={404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"})
+@blueprint.doc(responses=BEFORE | {404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"})
 @blueprint.response(200, ProblemCodeOut())
 def problem_code(code: str) -> Response:
     """Explain a problem's code."""

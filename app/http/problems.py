@@ -37,6 +37,7 @@ KINDS: dict[type[errors.DomainError], Kind] = {
     errors.MalformedRequest: Kind(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
     errors.Unauthenticated: Kind(HTTPStatus.UNAUTHORIZED, "Authentication is needed"),
     errors.Forbidden: Kind(HTTPStatus.FORBIDDEN, "Not allowed"),
+    errors.Misdirected: Kind(HTTPStatus.MISDIRECTED_REQUEST, "Not for this service"),
     errors.NotFound: Kind(HTTPStatus.NOT_FOUND, "Not found"),
     errors.Refused: Kind(HTTPStatus.BAD_REQUEST, "Refused by funds or budget"),
     errors.Conflict: Kind(HTTPStatus.CONFLICT, "Conflict with the present state"),

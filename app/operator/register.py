@@ -8,6 +8,7 @@ from jinja2 import StrictUndefined
 from app.access.limits import RateLimiter
 from app.http.context import EXTENSION as SERVICES
 from app.http.context import Services
+from app.http.gate import EXTENSION as GATE
 
 # Imported for the pages they declare.
 from app.operator import (
@@ -23,7 +24,7 @@ from app.operator import (
 from app.operator.history import History
 from app.operator.remembered import Remembered
 from app.operator.session import Signer
-from app.operator.web import EXTENSION, Console, pages
+from app.operator.web import EXTENSION, Console, is_signed_in, pages
 
 DECLARING = (agents, delegations, ledger, operations, overview, problems, signin)
 # Refused attempts to sign in from one address in a minute, in each process. Keys cannot be guessed;
@@ -41,6 +42,7 @@ def register_console(app: Flask) -> None:
         RateLimiter(REFUSED_PER_MINUTE),
         Remembered(VERSIONS_SECONDS),
     )
+    app.extensions[GATE].is_known = is_signed_in
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters |= {

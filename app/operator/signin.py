@@ -12,6 +12,7 @@ from app.access.errors import ApiKeyInvalid, RateLimited
 from app.access.service import authenticate, find_claim
 from app.access.sessions import end_session
 from app.http.context import request_id, services
+from app.http.gate import gate
 from app.operator.errors import FormRefused
 from app.operator.session import SESSION_SECONDS, Session
 from app.operator.web import (
@@ -76,7 +77,7 @@ def _authenticated(presented: str) -> Session:
         services().rate_limiter.admit(principal.key_id)
     else:
         console().refused.forget_past()
-        console().refused.admit(request.remote_addr or "")
+        console().refused.admit(gate().party())
     outcome = "signed in" if principal else "refused"
     # An id that no key has is nobody's attempt; a record of it would be anybody's to fill.
     log.info("console.sign_in", outcome=outcome, key_id=claim and claim.key_id)

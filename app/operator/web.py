@@ -141,8 +141,16 @@ def _find_visitor() -> Visitor | None:
 
 
 def is_secure() -> bool:
-    """Tell whether the browser came by HTTPS, perhaps to a proxy before this server."""
+    """Tell whether the browser came by HTTPS, perhaps to a proxy before this server.
+
+    Any proxy may say so: whoever claims it without reason gets a cookie that is of less use.
+    """
     return request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+
+
+def is_signed_in() -> bool:
+    """Tell whether the request comes from a session that began here, without asking for its key."""
+    return console().signer.open(request.cookies.get(COOKIE, ""), clock.now()) is not None
 
 
 def set_cookie(response: AnyResponse, name: str, value: str, seconds: int) -> None:

@@ -16,6 +16,7 @@ from app.http.fields import (
     JsonDocument,
     JsonInteger,
     JsonNumber,
+    Moment,
     UnitPrice,
     Usd,
 )
@@ -39,11 +40,11 @@ def _agent_id(description: str) -> ma.fields.String:
     )
 
 
-def _moment(**arguments: Any) -> ma.fields.AwareDateTime:
+def _moment(**arguments: Any) -> Moment:
     rule = ma.validate.Range(
         min=datetime(2000, 1, 1, tzinfo=UTC), max=datetime(2200, 1, 1, tzinfo=UTC)
     )
-    return ma.fields.AwareDateTime(format="iso", load_default=None, validate=rule, **arguments)
+    return Moment(format="iso", load_default=None, validate=rule, **arguments)
 
 
 def _text(*, least: int = 1, **arguments: Any) -> ma.fields.String:

@@ -23,7 +23,7 @@ from webargs.flaskparser import FlaskParser
 from app.http.auth import require_role
 from app.http.context import services
 from app.http.errors import PathNotFound, ValidationFailed
-from app.http.json_body import MAX_REPORTED, read_json_body
+from app.http.json_body import MAX_REPORTED, is_without_body, read_json_body
 from app.http.schemas import build
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
@@ -111,6 +111,9 @@ class Parser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {"query": ma.RAISE, "json": ma.RAISE}
 
     def load_json(self, req: Any, schema: ma.Schema) -> Any:
+        """Return the body; a command that demands no member may come without any."""
+        if may_be_left_out(req.method, schema) and is_without_body():
+            return {}
         return read_json_body()
 
     def load_querystring(self, req: Any, schema: ma.Schema) -> Any:
@@ -282,7 +285,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             documented_headers = [IDEMPOTENCY_KEY, *headers]
             if body is not None:
                 build(body)
-                handler = self.arguments(body, location="json")(handler)
+                needed = not may_be_left_out(method, body)
+                handler = self.arguments(body, location="json", required=needed)(handler)
                 documented += [413, 415]
             if conditional:
                 documented.append(412)
@@ -328,6 +332,11 @@ def refuse_query() -> None:
                 for name in islice(request.args, MAX_REPORTED)
             ],
         )
+
+
+def may_be_left_out(method: str, body: ma.Schema) -> bool:
+    """Tell whether a request of a method may come without its body."""
+    return method == "POST" and not any(field.required for field in body.load_fields.values())
 
 
 def check_path(path: dict[str, str]) -> None:

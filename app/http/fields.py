@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -62,6 +63,16 @@ class JsonNumber(ma.fields.Float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ma.ValidationError("expected a number")
         return float(value)
+
+
+class Moment(ma.fields.AwareDateTime):
+    """A time with its offset (RFC 3339), whose ``T`` and ``Z`` may be lower case (section 5.6)."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> datetime:
+        text = value.upper() if isinstance(value, str) and value.isascii() else value
+        return super()._deserialize(text, attr, data, **kwargs)
 
 
 class Usd(ma.fields.Field[int]):

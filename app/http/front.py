@@ -89,6 +89,8 @@ class Front:
                 body = await self._read(environ, party, receive)
                 environ["wsgi.input"] = BytesIO(body)
                 environ["CONTENT_LENGTH"] = str(len(body))
+                # It came in chunks, perhaps, and is whole now.
+                environ.pop("HTTP_TRANSFER_ENCODING", None)
             run = Context().run
             status, headers, answer = await self._pool.run(party, run, self._run, environ)
         except Gone:
@@ -192,7 +194,7 @@ class Front:
         self, party: str, run: Callable[..., Any], pieces: Pieces, receive: Receive, send: Send
     ) -> None:
         """Send an answer piece by piece; a thread makes the next one once the client has room."""
-        gone = asyncio.ensure_future(receive())
+        gone = asyncio.ensure_future(_disconnected(receive))
         try:
             while not gone.done():
                 piece = await self._pool.run(party, run, pieces.next)
@@ -272,6 +274,12 @@ async def _send_whole(
 
 
 _COMMON: Headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return once the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _drain(receive: Receive) -> None:

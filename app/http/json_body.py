@@ -8,6 +8,7 @@ parsed value, where its JSON Pointer (RFC 6901) is known.
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -25,6 +26,23 @@ MAX_NAME_LENGTH = 200
 MAX_REPORTED = 100
 
 
+class BodyEncoded(UnsupportedMediaType):
+    """The body is compressed, which this service does not read (RFC 9110, section 8.4)."""
+
+    description = "the body must be sent without Content-Encoding"
+
+    def get_headers(self, *arguments: Any) -> list[tuple[str, str]]:
+        """Say which encodings are read (RFC 9110, section 12.5.3)."""
+        return [*super().get_headers(*arguments), ("Accept-Encoding", "identity")]
+
+
+def is_without_body() -> bool:
+    """Tell whether the current request sends no body and claims to send none."""
+    return not (
+        request.content_length or request.content_type or "Transfer-Encoding" in request.headers
+    )
+
+
 def read_json_body() -> Any:
     """Return the parsed body of the current request.
 
@@ -32,6 +50,8 @@ def read_json_body() -> Any:
     that cannot be stored or canonicalised, ``UnsupportedMediaType``, and Werkzeug's
     ``RequestEntityTooLarge`` beyond the size limit.
     """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise BodyEncoded
     data = request.get_data(cache=False)
     limit = services().settings.max_body_bytes
     # Werkzeug refuses a length above the limit, but cuts off a body that comes in chunks there.
@@ -55,6 +75,10 @@ def parse_json(data: bytes, max_depth: int) -> Any:
             repeated.append((built, counted.most_common(1)[0][0]))
         return built
 
+    if data.startswith(BOM_UTF8):
+        raise MalformedJson(
+            "the body begins with a byte order mark; send UTF-8 without one (RFC 8259, section 8.1)"
+        )
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=build)
     except UnicodeDecodeError as error:

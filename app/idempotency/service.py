@@ -54,10 +54,14 @@ def check_key(header: str | None) -> str:
 
     Raises ``KeyMissing`` when it is absent or blank and ``KeyMalformed`` when it cannot be a key.
     """
-    key = (header or "").strip()
-    if not key:
+    if header is None:
         raise KeyMissing("every write needs an Idempotency-Key header with a value of your choice")
-    if len(key) > MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+    key = header.strip()
+    if not key:
+        raise KeyMissing("the Idempotency-Key header is blank; give it a value of your choice")
+    if not key.isascii():
+        raise KeyMalformed("the Idempotency-Key has characters that are not ASCII")
+    if len(key) > MAX_KEY_LENGTH or not key.isprintable():
         raise KeyMalformed(
             f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters"
         )

@@ -11,7 +11,7 @@ import marshmallow as ma
 from app import clock
 from app.canonical import Canonical
 from app.http.context import services
-from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber
+from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber, Moment
 from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
@@ -137,7 +137,7 @@ class RecordEvaluation(Schema):
         validate=ma.validate.Length(min=1, max=64),
     )
     cases = ma.fields.Nested(CaseCount(), load_default=lambda: {"passed": 0, "total": 0})
-    evaluated_at = ma.fields.AwareDateTime(
+    evaluated_at = Moment(
         format="iso",
         load_default=None,
         allow_none=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import marshmallow as ma
@@ -119,13 +120,17 @@ def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
     )
 
 
+# Made twice by rivals, it would be the same.
+_codes = cache(known_codes)
+
+
 @blueprint.route("/problems/<code>")
 @blueprint.doc(responses=BEFORE | {404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"})
 @blueprint.response(200, ProblemCodeOut())
 def problem_code(code: str) -> Response:
     """Explain a problem's code."""
     refuse_query()
-    known = known_codes().get(code)
+    known = _codes().get(code)
     if known is None:
         raise ProblemCodeUnknown("no problem has this code")
     kind, description = known

@@ -26,7 +26,7 @@ from tests.postgres import PostgresServer
 TRIVIAL = "trivial"
 PUBLISH = "publish"
 READS = {
-    TRIVIAL: "GET /healthz (trivial)",
+    TRIVIAL: "GET problem code (trivial)",
     "agent": "GET agent",
     "first page": "GET first 20 agents, with total",
     "page": "GET 20 agents after a random one",
@@ -67,7 +67,7 @@ def paths_of(agents: int) -> dict[str, list[str]]:
     tag = list_tag("/v1/agents", {}, {})
     cursors = [pack_cursor(tag, last) for last in source.choices(ordered, k=PATHS)]
     return {
-        TRIVIAL: ["/healthz"],
+        TRIVIAL: ["/problems/not_found"],
         "agent": single,
         "first page": [f"/v1/agents?limit={PAGE}"],
         "page": [f"/v1/agents?limit={PAGE}&cursor={cursor}" for cursor in cursors],

@@ -15,12 +15,18 @@ from tests.benchmarks.load import Unusable
 from tests.postgres import free_port
 
 START_SECONDS = 60
+HERE = Path(__file__).resolve().parents[2]
+
+
+def python_of(checkout: Path) -> str:
+    """Return the interpreter that a checkout is used with."""
+    return sys.executable if checkout == HERE else str(checkout / ".venv/bin/python")
 
 
 class Server:
-    """A running ``agenthub serve``: two worker processes of two threads each."""
+    """A running ``agenthub serve`` with the default settings, of this or of another checkout."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, checkout: Path = HERE) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log = folder / "server.log"
         environ = {name: value for name, value in os.environ.items() if PREFIX not in name}
@@ -33,7 +39,11 @@ class Server:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"], env=environ, stdout=log, stderr=log
+                [python_of(checkout), "-m", "app.cli", "serve"],
+                env=environ,
+                cwd=checkout,
+                stdout=log,
+                stderr=log,
             )
         self._wait()
 

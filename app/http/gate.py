@@ -84,6 +84,10 @@ class Gate:
             if self._is_genuine(presented):
                 return
             self._failed.admit(self.party())
+        self.charge_address()
+
+    def charge_address(self) -> None:
+        """Charge a request to its address. Raises ``RateLimited``."""
         self._anonymous.admit(self.party())
 
     def _is_genuine(self, presented: str) -> bool:

@@ -35,6 +35,7 @@ from app.access.limits import RateLimiter
 from app.access.service import Principal, find_principal
 from app.http.blueprint import check_path
 from app.http.context import services
+from app.http.gate import gate
 from app.logs import surviving
 from app.operator.errors import FormRefused
 from app.operator.history import Figures, History
@@ -134,6 +135,7 @@ def _find_visitor() -> Visitor | None:
         with services().database.read() as connection:
             principal = find_principal(connection, services().pepper, session.key_id, session.id)
     except ApiKeyInvalid:
+        gate().charge_address()
         return None
     services().key_usage.record(principal.key_id)
     services().rate_limiter.admit(principal.key_id)
@@ -149,7 +151,9 @@ def is_secure() -> bool:
 
 
 def is_signed_in() -> bool:
-    """Tell whether the request comes from a session that began here, without asking for its key."""
+    """Tell whether a page is asked for in a session, of whose key ``visitor`` keeps count."""
+    if request.blueprint != pages.name:
+        return False
     return console().signer.open(request.cookies.get(COOKIE, ""), clock.now()) is not None
 
 

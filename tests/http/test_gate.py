@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.access.service import create_key
+from app.access.service import create_key, revoke_key
 from app.config import Settings, SettingsError
 from app.http.clients import Clients, party
 from app.http.context import EXTENSION
@@ -183,6 +183,16 @@ def test_a_session_of_the_console_is_not_its_address(make: Make) -> None:
     form = {"api_key": key_of(client), "form_token": token}
     assert client.post("/operator/sign-in", data=form).status_code == 303
     assert statuses(client, 10, "/operator") == [200] * 10
+    # Elsewhere a session is nobody's key.
+    cookie = client.get_cookie("agenthub_console", path="/operator")
+    assert cookie is not None
+    found = statuses(client, 10, Cookie=f"agenthub_console={cookie.value}")
+    assert found[-1] == 429
+    # One that has ended is no session.
+    services = client.application.extensions[EXTENSION]
+    with services.database.transaction() as session:
+        revoke_key(session, services.pepper, form["api_key"].split("_")[1])
+    assert statuses(client, 10, "/operator")[-1] == 429
 
 
 def test_behind_a_trusted_proxy_its_word_counts(make: Make) -> None:

@@ -199,7 +199,14 @@ def create_key(owner: str, role: str, expires_days: int | None, as_json: bool) -
     """Create an API key and show it once."""
     expires_at = clock.now() + timedelta(days=expires_days) if expires_days else None
     with open_database() as (settings, database), database.transaction() as session:
-        key = access.create_key(session, load_pepper(settings), owner, role, expires_at)
+        key = access.create_key(
+            session,
+            load_pepper(settings),
+            owner,
+            role,
+            expires_at,
+            quota=settings.quota_keys,
+        )
         audit.record_command(session, "keys create", f"{key.id} of {owner}, {role}")
     _show_key(key, as_json)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from app.money import MAX_USD, to_micros, to_usd
 
 PREFIX = "AGENTHUB_"
+MAX_QUOTA = 10**15
 LOG_FORMATS = ("json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -182,6 +183,23 @@ class Settings:
     )
     max_manifest_bytes: int = _setting(
         256 * 1024, _integer(4096, 16 * 1024 * 1024), "largest manifest, in canonical form"
+    )
+    quota_namespaces: int = _setting(
+        100, _integer(0, MAX_QUOTA), "namespaces of one owner; 0 sets no limit, as for all quotas"
+    )
+    quota_agents: int = _setting(
+        1000, _integer(0, MAX_QUOTA), "agents of one owner, deprecated ones included"
+    )
+    quota_versions: int = _setting(10_000, _integer(0, MAX_QUOTA), "versions of one owner's agents")
+    quota_agent_versions: int = _setting(1000, _integer(0, MAX_QUOTA), "versions of one agent")
+    quota_manifest_bytes: int = _setting(
+        256 * 1024 * 1024,
+        _integer(0, MAX_QUOTA),
+        "bytes of the manifests of one owner, all versions together",
+    )
+    quota_webhooks: int = _setting(20, _integer(0, MAX_QUOTA), "webhooks of one owner")
+    quota_keys: int = _setting(
+        100, _integer(0, MAX_QUOTA), "API keys of one owner that are neither revoked nor expired"
     )
     rate_limit_per_minute: int = _setting(
         6000, _integer(0, 10_000_000), "requests of one API key in a minute; 0 sets no limit"

@@ -27,6 +27,7 @@ from app.access.errors import (
 )
 from app.access.models import ApiKey, EndedSession, Owner
 from app.db import after_commit, insert_if_absent
+from app.quotas import require_room
 from app.statements import Statement
 
 ROLES = ("viewer", "developer", "admin")
@@ -77,10 +78,13 @@ def create_key(
     owner_name: str,
     role: str,
     expires_at: datetime | None = None,
+    *,
+    quota: int = 0,
 ) -> NewKey:
     """Create an API key, and its owner if no owner has the name.
 
-    Raises ``OwnerNameInvalid``. ``role`` is one of ``ROLES``.
+    ``role`` is one of ``ROLES``. The owner may have ``quota`` live keys; 0 sets no limit. Raises
+    ``OwnerNameInvalid`` and ``QuotaExceeded``.
     """
     if not OWNER_NAME.fullmatch(owner_name):
         raise OwnerNameInvalid(
@@ -88,8 +92,19 @@ def create_key(
             "and begins with a letter or digit"
         )
     _insert_owner(session, owner_name)
-    owner_id = session.scalars(select(Owner.id).where(Owner.name == owner_name)).one()
+    # Locked, so that of two keys made at once none is let by.
+    owner = select(Owner.id).where(Owner.name == owner_name).with_for_update()
+    owner_id = session.scalars(owner).one()
+    if quota:
+        require_room("keys", quota, _count_live_keys(session, owner_id))
     return _add_key(session, pepper, owner_id, owner_name, role, expires_at)
+
+
+def _count_live_keys(session: Session, owner_id: str) -> int:
+    now = clock.now()
+    unexpired = ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
+    live = (ApiKey.owner_id == owner_id, ApiKey.revoked_at.is_(None), unexpired)
+    return session.scalar(select(func.count()).select_from(ApiKey).where(*live)) or 0
 
 
 def _insert_owner(session: Session, name: str) -> bool:

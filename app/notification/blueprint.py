@@ -90,7 +90,12 @@ def _reachable(principal: Principal, body: Body, **path: str) -> Body:
 def create_webhook(session: Session, principal: Principal, body: Body) -> Response:
     """Have a URL told of events of your agents; the answer shows the signing secret once."""
     subscription = service.subscribe(
-        session, principal.owner_id, body["url"], body["event_types"], body["description"]
+        session,
+        principal.owner_id,
+        body["url"],
+        body["event_types"],
+        body["description"],
+        services().settings.quota_webhooks,
     )
     return _with_secret(subscription)
 

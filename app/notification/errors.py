@@ -15,12 +15,6 @@ class DeliveryNotFound(NotFound):
     code = "delivery_not_found"
 
 
-class TooManyWebhooks(Conflict):
-    """An owner has at most 20 webhooks; delete one, or give one of them more event types."""
-
-    code = "too_many_webhooks"
-
-
 class WebhookNotActive(Conflict):
     """The webhook is paused or disabled; make it active first."""
 

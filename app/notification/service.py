@@ -17,7 +17,6 @@ from app import clock, ids
 from app.notification.errors import (
     DeliveryNotFound,
     DeliveryPending,
-    TooManyWebhooks,
     WebhookNotActive,
     WebhookNotFound,
 )
@@ -25,11 +24,11 @@ from app.notification.events import EVERYTHING, PING
 from app.notification.events import Event as Event
 from app.notification.models import Delivery, Subscription
 from app.notification.models import Event as EventRow
+from app.quotas import require_room
 from app.statements import Statement, is_one_of, to_json
 
 ACTIVE, PAUSED, DISABLED = "active", "paused", "disabled"
 PENDING, DELIVERED, DEAD = "pending", "delivered", "dead"
-MAX_PER_OWNER = 20
 # Also in the function of the track's first revision; any number that no other use has.
 _LOCK = 7236840201374061
 
@@ -125,13 +124,20 @@ def _lock_subscriptions(session: Session) -> None:
 
 
 def subscribe(
-    session: Session, owner_id: str, url: str, event_types: Sequence[str], description: str
+    session: Session,
+    owner_id: str,
+    url: str,
+    event_types: Sequence[str],
+    description: str,
+    quota: int = 0,
 ) -> Subscription:
-    """Make a subscription; raises ``TooManyWebhooks``. The URL was checked before."""
+    """Make a subscription unless the owner has ``quota`` of them; 0 sets no limit.
+
+    The URL was checked before. Raises ``QuotaExceeded``.
+    """
     _lock_subscriptions(session)
     held = select(func.count()).where(Subscription.owner_id == owner_id)
-    if (session.scalar(held) or 0) >= MAX_PER_OWNER:
-        raise TooManyWebhooks(f"an owner has at most {MAX_PER_OWNER} webhooks")
+    require_room("webhooks", quota, session.scalar(held) or 0)
     now = clock.now()
     subscription = Subscription(
         id=ids.new_id(),

@@ -227,7 +227,7 @@ class VersionEntryOut(Schema):
         BehavioralDiffOut(),
         required=True,
         allow_none=True,
-        metadata={"description": "Against the version published before; null for the first"},
+        metadata={"description": "Against the version next below; null for the lowest"},
     )
 
     example = {

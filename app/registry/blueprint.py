@@ -36,13 +36,24 @@ blueprint = Blueprint(
 def register_agent(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
     """Register an agent with its first version."""
     agent_id = service.register_agent(
-        session, principal.owner_id, body["namespace"], body["manifest"]
+        session, principal.owner_id, body["namespace"], body["manifest"], _quotas()
     )
     _open_account(session, principal, agent_id)
     _meter(session, principal, "agent.register", agent_id=agent_id)
     version = body["manifest"].document["identity"]["version"]
     _tell(session, principal, "agent.registered", agent_id=agent_id, version=version)
     return _agent_response(session, agent_id)
+
+
+def _quotas() -> service.Quotas:
+    settings = services().settings
+    return service.Quotas(
+        namespaces=settings.quota_namespaces,
+        agents=settings.quota_agents,
+        versions=settings.quota_versions,
+        agent_versions=settings.quota_agent_versions,
+        manifest_bytes=settings.quota_manifest_bytes,
+    )
 
 
 def _open_account(session: Session, principal: Principal, agent_id: str) -> None:
@@ -132,7 +143,7 @@ def publish_version(
 ) -> Response:
     """Publish a further version of an agent, and make the agent active."""
     revived = service.publish_version(
-        session, principal.owner_id, agent_id, publication, expected_revisions()
+        session, principal.owner_id, agent_id, publication, _quotas(), expected_revisions()
     )
     version = publication.manifest.document["identity"]["version"]
     _meter(session, principal, "agent.publish", agent_id=agent_id, version=version)
@@ -316,7 +327,7 @@ def fork_agent(
 ) -> Response:
     """Copy an agent's latest version into a namespace of yours, or one nobody has."""
     namespace, fork = copied
-    forked_id = service.register_fork(session, principal.owner_id, namespace, fork)
+    forked_id = service.register_fork(session, principal.owner_id, namespace, fork, _quotas())
     _open_account(session, principal, forked_id)
     _meter(session, principal, "agent.fork", agent_id=forked_id, source_agent_id=agent_id)
     forked = documents.agent_document(queries.find_agent(session, forked_id))

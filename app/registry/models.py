@@ -74,7 +74,8 @@ class Version(Base):
     """A published version. Rows never change: triggers of the track refuse UPDATE and DELETE.
 
     ``precedence`` orders versions as SemVer 2.0 does; two versions that differ only in build
-    metadata have the same precedence and cannot both be published.
+    metadata have the same precedence and cannot both be published. ``impact_from_previous``
+    compares with the version that was next below it when it was published.
     """
 
     __tablename__ = "registry_versions"
@@ -95,6 +96,47 @@ class Version(Base):
     digest: Mapped[str] = mapped_column(String(71))
     impact_from_previous: Mapped[str | None] = mapped_column(Text)
     published_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class VersionImpact(Base):
+    """What a version changes against the one next below it, where that was published after it.
+
+    For all others that is ``Version.impact_from_previous``, which never changes. Without an impact
+    it is worked out by whoever reads it: the version was published out of order before these rows
+    were kept.
+    """
+
+    __tablename__ = "registry_version_impacts"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["agent_id", "version"], ["registry_versions.agent_id", "registry_versions.version"]
+        ),
+    )
+
+    agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH), primary_key=True)
+    version: Mapped[str] = mapped_column(bytewise(128), primary_key=True)
+    impact: Mapped[str | None] = mapped_column(Text)
+
+
+class OwnerUsage(Base):
+    """How much an owner has in the registry, kept current by every write, to hold quotas to.
+
+    Deprecated agents count. ``manifest_bytes`` are those of all versions' canonical manifests.
+    """
+
+    __tablename__ = "registry_owner_usage"
+    __table_args__ = (
+        CheckConstraint(
+            "namespaces >= 0 AND agents >= 0 AND versions >= 0 AND manifest_bytes >= 0",
+            name="not_negative",
+        ),
+    )
+
+    owner_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    namespaces: Mapped[int] = mapped_column(BigInteger)
+    agents: Mapped[int] = mapped_column(BigInteger)
+    versions: Mapped[int] = mapped_column(BigInteger)
+    manifest_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class Evaluation(Base):

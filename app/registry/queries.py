@@ -6,10 +6,12 @@ parsed; see ``orjson.Fragment`` in ``app.registry.documents``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -29,6 +32,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.registry.diff import behavioral_diff
 from app.registry.errors import AgentNotFound, VersionNotFound
 from app.registry.models import (
     Agent,
@@ -38,6 +42,7 @@ from app.registry.models import (
     Namespace,
     TrustEvidence,
     Version,
+    VersionImpact,
 )
 from app.registry.names import MAX_VERSION_LENGTH
 from app.registry.names import is_agent_id as is_agent_id
@@ -46,6 +51,7 @@ from app.registry.parties import EVIDENCE, Reader
 # Offered to other scopes with all else that is read of the registry.
 from app.registry.parties import Party as Party
 from app.registry.parties import find_parties as find_parties
+from app.registry.semver import precedence_key
 from app.statements import Statement
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -294,7 +300,13 @@ _versions = select(
     Version.sequence,
     Version.digest,
     Version.published_at,
-    Version.impact_from_previous,
+    case(
+        (VersionImpact.version.is_not(None), VersionImpact.impact),
+        else_=Version.impact_from_previous,
+    ).label("impact_from_previous"),
+    and_(VersionImpact.version.is_not(None), VersionImpact.impact.is_(None)).label(
+        "impact_unknown"
+    ),
     EvaluationSummary.summary,
 ).outerjoin(
     EvaluationSummary,
@@ -302,6 +314,10 @@ _versions = select(
         EvaluationSummary.agent_id == Version.agent_id,
         EvaluationSummary.version == Version.version,
     ),
+)
+_versions = _versions.outerjoin(
+    VersionImpact,
+    and_(VersionImpact.agent_id == Version.agent_id, VersionImpact.version == Version.version),
 )
 _list_versions = (
     _versions.where(
@@ -319,18 +335,37 @@ _newest_versions = (
 
 def newest_versions(reader: Reader, agent_id: str, *, limit: int) -> list[AnyRow]:
     """Return the ``limit`` versions of an agent that were published last, newest first."""
-    return list(reader.execute(_newest_versions, {"agent_id": agent_id, "limit": limit}))
+    rows = reader.execute(_newest_versions, {"agent_id": agent_id, "limit": limit})
+    return _compared(reader, agent_id, rows.all())
 
 
-def next_lower_version(reader: Reader, agent_id: str, precedence: str) -> str | None:
-    """Return the version of an agent that comes next below a precedence key; None if none does."""
-    found: str | None = reader.execute(
-        select(Version.version)
-        .where(Version.agent_id == agent_id, Version.precedence < precedence)
-        .order_by(Version.precedence.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return found
+def neighbours(reader: Reader, agent_id: str, version: str) -> tuple[str | None, str | None]:
+    """Return an agent's versions next below and above ``version``; None where there is none."""
+    precedence = precedence_key(version)
+    others = select(Version.version).where(Version.agent_id == agent_id).limit(1)
+    below, above = (
+        reader.execute(statement).scalar_one_or_none()
+        for statement in (
+            others.where(Version.precedence < precedence).order_by(Version.precedence.desc()),
+            others.where(Version.precedence > precedence).order_by(Version.precedence),
+        )
+    )
+    return below, above
+
+
+def _compared(reader: Reader, agent_id: str, rows: Iterable[Any]) -> list[Any]:
+    """Return rows of versions with the impacts that were not stored; see ``VersionImpact``."""
+    return [_with_impact(reader, agent_id, row) if row.impact_unknown else row for row in rows]
+
+
+def _with_impact(reader: Reader, agent_id: str, row: Any) -> Any:
+    below, _ = neighbours(reader, agent_id, row.version)
+    impact = None
+    if below is not None:
+        base, target = find_versions(reader, agent_id, below, row.version)
+        manifests = (orjson.loads(one.manifest) for one in (base, target))
+        impact = orjson.dumps(behavioral_diff(*manifests)).decode()
+    return SimpleNamespace(**{**row._mapping, "impact_from_previous": impact})
 
 
 _agent_exists = select(Agent.id).where(Agent.id == bindparam("agent_id"))
@@ -343,7 +378,7 @@ def list_versions(reader: Reader, agent_id: str, *, limit: int, after: int) -> l
     """
     if is_agent_id(agent_id):
         parameters = {"agent_id": agent_id, "limit": limit, "after": after}
-        rows = list(reader.execute(_list_versions, parameters))
+        rows = _compared(reader, agent_id, reader.execute(_list_versions, parameters).all())
         if rows or reader.execute(_agent_exists, {"agent_id": agent_id}).first():
             return rows
     raise AgentNotFound(f"no agent has the id {agent_id!r}")

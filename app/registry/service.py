@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection, func, select, update
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 from app import clock, ids
 from app.canonical import Canonical, canonical_json, with_member
 from app.db import insert_if_absent
+from app.quotas import require_room
 from app.registry import manifest as rules
 from app.registry import semver
 from app.registry.diff import behavioral_diff
@@ -44,17 +46,20 @@ from app.registry.models import (
     Evaluation,
     EvaluationSummary,
     Namespace,
+    OwnerUsage,
     Version,
+    VersionImpact,
 )
 from app.registry.names import is_agent_id
 from app.registry.queries import (
     find_agent,
     find_owner,
     find_versions,
-    next_lower_version,
+    neighbours,
 )
 
 ACTIVE, DEPRECATED = "active", "deprecated"
+_USED = ("namespaces", "agents", "versions", "manifest_bytes")
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,29 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Publication:
-    """A version about to be published, and what it changes for callers of version ``base``.
+    """A version about to be published, and what changes for callers with it.
 
-    ``base`` is the version next below it, whose manifest ``impact`` (JSON text) compares; both are
-    None where there is none.
+    ``below`` and ``above`` are the versions next to it, None where there is none. ``impact`` (JSON
+    text) is what it changes against the one below, ``impact_above`` what the one above changes
+    against it.
     """
 
     manifest: Canonical
-    base: str | None
-    impact: str | None
+    below: str | None = None
+    impact: str | None = None
+    above: str | None = None
+    impact_above: str | None = None
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """How much one owner may have, and how many versions one agent; 0 sets no limit."""
+
+    namespaces: int
+    agents: int
+    versions: int
+    agent_versions: int
+    manifest_bytes: int
 
 
 @dataclass(frozen=True)
@@ -103,14 +122,15 @@ def register_agent(
     owner_id: str,
     namespace: str,
     manifest: Canonical,
+    quotas: Quotas,
     lineage: Lineage | None = None,
 ) -> str:
     """Register an agent with its first version and return its id.
 
-    The namespace is reserved for the owner if nobody has it. Raises ``NamespaceTaken`` and
-    ``AgentExists``.
+    The namespace is reserved for the owner if nobody has it. Raises ``NamespaceTaken``,
+    ``AgentExists`` and ``QuotaExceeded``.
     """
-    reserve_namespace(session, owner_id, namespace)
+    reserved = reserve_namespace(session, owner_id, namespace)
     identity = manifest.document["identity"]
     slug = identity["id"]
     agent_id = f"{namespace}:{slug}"
@@ -133,19 +153,29 @@ def register_agent(
         updated_at=now,
     )
     if not inserted:
-        raise AgentExists(f"{agent_id} exists; publish a new version of it with PUT")
-    _add_version(session, agent_id, Publication(manifest, None, None))
+        raise AgentExists(
+            f"{agent_id} exists; publish a new version of it with PUT",
+            **_existing(session, agent_id, manifest),
+        )
+    _add_version(session, agent_id, Publication(manifest))
     _count(session, agent_id, {ACTIVE: +1})
+    size = len(manifest.encoded)
+    _use(session, owner_id, quotas, namespaces=reserved, agents=1, versions=1, manifest_bytes=size)
     return agent_id
 
 
-def reserve_namespace(session: Session, owner_id: str, namespace: str) -> None:
-    """Reserve ``namespace`` for the owner unless it has it. Raises ``NamespaceTaken``."""
-    if not may_use_namespace(session, owner_id, namespace):
-        insert_if_absent(
-            session, Namespace, name=namespace, owner_id=owner_id, created_at=clock.now()
-        )
-        may_use_namespace(session, owner_id, namespace)
+def reserve_namespace(session: Session, owner_id: str, namespace: str) -> int:
+    """Reserve ``namespace`` for the owner; return 1, or 0 if the owner has it already.
+
+    Raises ``NamespaceTaken``.
+    """
+    if may_use_namespace(session, owner_id, namespace):
+        return 0
+    inserted = insert_if_absent(
+        session, Namespace, name=namespace, owner_id=owner_id, created_at=clock.now()
+    )
+    may_use_namespace(session, owner_id, namespace)
+    return inserted or 0
 
 
 def may_use_namespace(reader: Connection | Session, owner_id: str, namespace: str) -> bool:
@@ -161,19 +191,25 @@ def may_use_namespace(reader: Connection | Session, owner_id: str, namespace: st
 def prepare_version(
     reader: Connection | Session, owner_id: str, agent_id: str, manifest: Canonical
 ) -> Publication:
-    """Compare a version to be published with the one next below it, before anything is locked.
+    """Compare a version to be published with those next to it, before anything is locked.
 
     Raises ``AgentNotFound`` and ``NotOwner``.
     """
     if find_owner(reader, agent_id) != owner_id:
         raise NotOwner(f"{agent_id} belongs to another owner")
-    precedence = semver.precedence_key(manifest.document["identity"]["version"])
-    below = next_lower_version(reader, agent_id, precedence)
-    if below is None:
-        return Publication(manifest, None, None)
-    (base,) = find_versions(reader, agent_id, below)
-    impact = behavioral_diff(orjson.loads(base.manifest), manifest.document)
-    return Publication(manifest, below, orjson.dumps(impact).decode())
+    below, above = neighbours(reader, agent_id, manifest.document["identity"]["version"])
+    impact = impact_above = None
+    if below is not None:
+        (base,) = find_versions(reader, agent_id, below)
+        impact = _impact(orjson.loads(base.manifest), manifest.document)
+    if above is not None:
+        (target,) = find_versions(reader, agent_id, above)
+        impact_above = _impact(manifest.document, orjson.loads(target.manifest))
+    return Publication(manifest, below, impact, above, impact_above)
+
+
+def _impact(base: Any, target: Any) -> str:
+    return orjson.dumps(behavioral_diff(base, target)).decode()
 
 
 def publish_version(
@@ -181,12 +217,13 @@ def publish_version(
     owner_id: str,
     agent_id: str,
     publication: Publication,
+    quotas: Quotas,
     expected_revisions: Collection[int] | None = None,
 ) -> bool:
     """Publish a further version of an agent; return whether that made the agent active again.
 
-    Raises ``AgentNotFound``, ``NotOwner``, ``AgentChanged``, ``ManifestMismatch`` and
-    ``VersionExists``.
+    Raises ``AgentNotFound``, ``NotOwner``, ``AgentChanged``, ``ManifestMismatch``,
+    ``VersionExists`` and ``QuotaExceeded``.
     """
     agent = _lock_agent(session, owner_id, agent_id, expected_revisions)
     if publication.manifest.document["identity"]["id"] != agent.slug:
@@ -200,11 +237,14 @@ def publish_version(
                 }
             ],
         )
-    precedence = semver.precedence_key(publication.manifest.document["identity"]["version"])
-    if next_lower_version(session, agent_id, precedence) != publication.base:
+    version = publication.manifest.document["identity"]["version"]
+    if neighbours(session, agent_id, version) != (publication.below, publication.above):
         # Another version was published since it was compared.
         publication = prepare_version(session, owner_id, agent_id, publication.manifest)
-    _add_version(session, agent_id, publication)
+    published = _add_version(session, agent_id, publication)
+    require_room("agent_versions", quotas.agent_versions, published - 1)
+    size = len(publication.manifest.encoded)
+    _use(session, owner_id, quotas, versions=1, manifest_bytes=size)
     # The highest release; only when there is none, the highest prerelease (SemVer 2.0, item 11).
     agent.latest_version = session.scalars(
         select(Version.version)
@@ -259,9 +299,11 @@ def prepare_fork(
     return Fork(manifest, Lineage(source_id, source.version, source.digest))
 
 
-def register_fork(session: Session, owner_id: str, namespace: str, fork: Fork) -> str:
+def register_fork(
+    session: Session, owner_id: str, namespace: str, fork: Fork, quotas: Quotas
+) -> str:
     """Register a copy as a new agent and return its id; raises as ``register_agent`` does."""
-    return register_agent(session, owner_id, namespace, fork.manifest, fork.lineage)
+    return register_agent(session, owner_id, namespace, fork.manifest, quotas, fork.lineage)
 
 
 def record_evaluation(
@@ -334,18 +376,18 @@ def _lock_agent(
     return agent
 
 
-def _add_version(session: Session, agent_id: str, publication: Publication) -> None:
+def _add_version(session: Session, agent_id: str, publication: Publication) -> int:
+    """Add a version to a locked agent and return how many it has. Raises ``VersionExists``."""
     manifest = publication.manifest
     version = manifest.document["identity"]["version"]
-    sequence = session.scalar(
-        select(func.max(Version.sequence)).where(Version.agent_id == agent_id)
-    )
+    last = select(func.max(Version.sequence)).where(Version.agent_id == agent_id)
+    sequence = (session.scalar(last) or 0) + 1
     inserted = insert_if_absent(
         session,
         Version,
         agent_id=agent_id,
         version=version,
-        sequence=(sequence or 0) + 1,
+        sequence=sequence,
         precedence=semver.precedence_key(version),
         prerelease=semver.parse(version).is_prerelease,
         manifest=manifest.encoded.decode(),
@@ -356,8 +398,54 @@ def _add_version(session: Session, agent_id: str, publication: Publication) -> N
     if not inserted:
         raise VersionExists(
             f"{agent_id} has version {version} already, or one that differs only in build "
-            "metadata; a published version never changes, publish a higher one"
+            "metadata; a published version never changes, publish a higher one",
+            **_existing(session, agent_id, manifest),
         )
+    if publication.above is not None:
+        session.merge(
+            VersionImpact(
+                agent_id=agent_id, version=publication.above, impact=publication.impact_above
+            )
+        )
+    return sequence
+
+
+def _existing(session: Session, agent_id: str, manifest: Canonical) -> dict[str, Any]:
+    """Return what a manifest that comes too late finds: so a client sees if it was its own.
+
+    ``existing_version`` has the precedence of the manifest's; None of the members if none has.
+    """
+    precedence = semver.precedence_key(manifest.document["identity"]["version"])
+    found = session.execute(
+        select(Version.version, Version.digest).where(
+            Version.agent_id == agent_id, Version.precedence == precedence
+        )
+    ).one_or_none()
+    return {
+        "existing_version": found.version if found else None,
+        "existing_digest": found.digest if found else None,
+        "identical": found is not None and found.digest == manifest.digest,
+    }
+
+
+def _use(session: Session, owner_id: str, quotas: Quotas, **added: int) -> None:
+    """Add to what the owner has. Raises ``QuotaExceeded``.
+
+    The owner's row stays locked until the transaction ends, so of two writes at once none is let
+    by. Every write takes it after all else that it locks in the registry.
+    """
+    insert_if_absent(session, OwnerUsage, owner_id=owner_id, **dict.fromkeys(_USED, 0))
+    columns = [getattr(OwnerUsage, name) for name in added]
+    used = session.execute(
+        update(OwnerUsage)
+        .where(OwnerUsage.owner_id == owner_id)
+        .values({column: column + added[column.key] for column in columns})
+        .returning(*columns)
+        .execution_options(synchronize_session=False)
+    ).one()
+    for name, now in used._mapping.items():
+        if added[name]:
+            require_room(name, getattr(quotas, name), now - added[name], added[name])
 
 
 def _touch(session: Session, agent: Agent) -> None:

@@ -28,6 +28,7 @@ FOUNDATION = {
     "app.logs",
     "app.metrics",
     "app.money",
+    "app.quotas",
     "app.statements",
 }
 

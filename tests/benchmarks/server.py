@@ -35,6 +35,9 @@ class Server:
             "AGENTHUB_DATA_DIR": str(settings.data_dir),
             "AGENTHUB_KEY_PEPPER": settings.key_pepper or "",
             "AGENTHUB_RATE_LIMIT_PER_MINUTE": "0",
+            "AGENTHUB_QUOTA_VERSIONS": "0",
+            "AGENTHUB_QUOTA_AGENT_VERSIONS": "0",
+            "AGENTHUB_QUOTA_MANIFEST_BYTES": "0",
             "AGENTHUB_PORT": self.url.rpartition(":")[2],
         }
         with self.log.open("w") as log:

@@ -68,6 +68,13 @@ REGISTRY: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "updated_at": NOW,
     },
+    "registry_owner_usage": {
+        "owner_id": OWNER,
+        "namespaces": 1,
+        "agents": 1,
+        "versions": 1,
+        "manifest_bytes": 2,
+    },
     "registry_versions": {
         "agent_id": "@acme:mailer",
         "version": "1.0.0",
@@ -77,6 +84,11 @@ REGISTRY: dict[str, dict[str, Any]] = {
         "manifest": "{}",
         "digest": "sha256:" + "0" * 64,
         "published_at": NOW,
+    },
+    "registry_version_impacts": {
+        "agent_id": "@acme:mailer",
+        "version": "1.0.0",
+        "impact": "{}",
     },
     "registry_evaluations": {
         "id": "00000000-0000-7000-8000-000000000002",

@@ -183,7 +183,8 @@ def test_an_owner_has_a_limited_number_of_webhooks(
     for _ in range(20):
         subscribe(acme, receiver.url)
     refused = acme.post(WEBHOOKS, {"url": receiver.url})
-    assert (refused.status_code, refused.get_json()["code"]) == (409, "too_many_webhooks")
+    assert (refused.status_code, refused.get_json()["code"]) == (403, "quota_exceeded")
+    assert (refused.get_json()["quota"], refused.get_json()["used"]) == ("webhooks", 20)
     subscribe(globex, receiver.url)
 
 

@@ -115,6 +115,9 @@ def _trade(shop: Shop) -> None:
     for api, namespace, slug in ((acme, "@acme", "clerk"), (globex, "@globex", "reader")):
         body = {"namespace": namespace, "manifest": build_manifest(slug=slug)}
         assert api.post("/v1/agents", body).status_code == 200
+    for version in ("1.1.0", "1.0.1"):
+        manifest = build_manifest(slug="clerk", version=version)
+        assert acme.put(f"/v1/agents/{CLERK}", {"manifest": manifest}).status_code == 200
     agent = f"/v1/agents/{READER}"
     evaluation = {"suite": "nightly", "metrics": {"accuracy": 0.9}}
     evaluation |= {"cases": {"passed": 9, "total": 10}}

@@ -156,12 +156,15 @@ def serve(settings: Settings) -> None:
 
 
 def _serve(settings: Settings) -> None:
-    address = f"http://{settings.host}:{settings.port}"
+    host = "localhost" if settings.listens_everywhere else settings.host
+    address = f"http://{host}:{settings.port}"
     where = settings.url.render_as_string(hide_password=True)
     console.print(
         f"AgentHub serves {where}\n  API      {address}/v1\n  docs     {address}/docs\n"
         f"  console  {address}/operator"
     )
+    if settings.listens_everywhere and settings.allowed_hosts is None:
+        console.print("  Only loopback hosts are answered; allow others: AGENTHUB_ALLOWED_HOSTS")
     sys.stdout.flush()
     with shared_counts() as folder:
         os.environ[METRICS_FOLDER] = folder

@@ -22,15 +22,17 @@ class ServerBusy(Unavailable):
 class _Job:
     """A call, and what awaits its result."""
 
-    __slots__ = ("arguments", "error", "function", "future", "result")
+    __slots__ = ("arguments", "error", "function", "future", "party", "result")
 
     def __init__(
         self,
         future: asyncio.Future[Any],
+        party: str,
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
     ) -> None:
         self.future = future
+        self.party = party
         self.function = function
         self.arguments = arguments
         self.result: Any = None
@@ -57,13 +59,15 @@ class _Job:
 class Pool:
     """Runs calls in ``threads`` threads; further ones wait, at most ``waiting`` of them.
 
-    Those that wait are taken in turn over their parties, so that somebody with many requests makes
-    others wait for one of them and not for all. To be used in one event loop.
+    Those that wait are taken in turn over their parties, and no party has all threads: whoever
+    sends many requests, or slow ones, leaves one thread to others. To be used in one event loop.
     """
 
     def __init__(self, threads: int, waiting: int) -> None:
         # A thread that is done finds its next call at hand instead of waiting for the loop.
         self._free = 2 * threads
+        self._share = max(1, threads - 1)
+        self._running: dict[str, int] = {}
         self._limit = waiting
         self._waiting: dict[str, deque[_Job]] = {}
         self._number_waiting = 0
@@ -81,13 +85,17 @@ class Pool:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        job = _Job(loop.create_future(), function, arguments)
-        if self._free:
-            self._free -= 1
-            self._jobs.put(job)
+        job = _Job(loop.create_future(), party, function, arguments)
+        if self._free and self._running.get(party, 0) < self._share:
+            self._start(job)
         else:
             self._enqueue(party, job)
         return job.future
+
+    def _start(self, job: _Job) -> None:
+        self._free -= 1
+        self._running[job.party] = self._running.get(job.party, 0) + 1
+        self._jobs.put(job)
 
     def _enqueue(self, party: str, job: _Job) -> None:
         own = self._waiting.get(party)
@@ -121,14 +129,18 @@ class Pool:
 
     def _finished(self, job: _Job) -> None:
         job.settle()
-        if not self._number_waiting:
-            self._free += 1
+        self._free += 1
+        self._running[job.party] -= 1
+        if not self._running[job.party]:
+            del self._running[job.party]
+        entitled = (one for one in self._waiting if self._running.get(one, 0) < self._share)
+        party = next(entitled, None)
+        if party is None:
             return
-        party, jobs = next(iter(self._waiting.items()))
         self._number_waiting -= 1
-        del self._waiting[party]
+        jobs = self._waiting.pop(party)
         following = jobs.popleft()
         if jobs:
             # Behind all others.
             self._waiting[party] = jobs
-        self._jobs.put(following)
+        self._start(following)

@@ -217,7 +217,7 @@ def test_those_who_wait_take_turns() -> None:
 
     async def scenario() -> list[Any]:
         pool = Pool(threads=1, waiting=6)
-        running = [pool.run("first", gate.wait) for _ in range(2)]
+        running = [pool.run(f"earlier-{number}", gate.wait) for number in range(2)]
         greedy = [pool.run("greedy", order.append, "greedy") for _ in range(5)]
         modest = pool.run("modest", order.append, "modest")
         # There is no more room; who waits for most makes it.
@@ -230,6 +230,21 @@ def test_those_who_wait_take_turns() -> None:
     results = asyncio.run(scenario())
     assert order == ["greedy", "modest", "late", "greedy", "greedy", "greedy"]
     assert [type(found) for found in results if isinstance(found, Exception)] == [ServerBusy]
+
+
+def test_nobody_has_all_threads() -> None:
+    gate = threading.Event()
+
+    async def scenario() -> str:
+        pool = Pool(threads=3, waiting=10)
+        slow = [pool.run("slow", gate.wait) for _ in range(8)]
+        found: str = await asyncio.wait_for(pool.run("quick", lambda: "done"), 10)
+        assert not any(one.done() for one in slow)
+        gate.set()
+        await asyncio.gather(*slow)
+        return found
+
+    assert asyncio.run(scenario()) == "done"
 
 
 def test_what_a_call_raises_is_raised_to_who_waits() -> None:

@@ -18,7 +18,7 @@ from app.config import Settings
 from app.http.context import EXTENSION, Services
 from app.ops.tracks import upgrade_all
 from tests.client import Api, Contract
-from tests.postgres import PostgresServer
+from tests.postgres import Copies, PostgresServer
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -66,6 +66,12 @@ def postgresql_template(postgres: PostgresServer, tmp_path_factory: pytest.TempP
     return name
 
 
+@pytest.fixture(scope="session")
+def postgresql_copies(postgres: PostgresServer, postgresql_template: str) -> Copies:
+    """Copies of the migrated PostgreSQL database."""
+    return Copies(postgres, postgresql_template)
+
+
 @pytest.fixture(params=DIALECTS)
 def dialect(request: pytest.FixtureRequest) -> str:
     """The database a test runs on: each test that asks for it runs on both."""
@@ -95,9 +101,10 @@ def settings(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
         yield settings_for(f"sqlite:///{path}", tmp_path)
         return
     server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.create_database(request.getfixturevalue("postgresql_template"))
+    copies: Copies = request.getfixturevalue("postgresql_copies")
+    name = copies.take()
     yield settings_for(server.url(name), tmp_path)
-    server.drop_database(name)
+    copies.give_back(name)
 
 
 @pytest.fixture

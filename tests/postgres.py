@@ -155,6 +155,99 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
 
+# Whatever a test may have changed of the schema itself; a copy that differs is not used again.
+_SCHEMA = """
+    SELECT md5(string_agg(part, '|' ORDER BY part)) FROM (
+        SELECT 'c' || attrelid::regclass || attname || atttypid || attnotnull AS part
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+        WHERE relnamespace = 'public'::regnamespace AND attnum > 0
+        UNION ALL SELECT 'r' || conrelid::regclass || conname || pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        UNION ALL SELECT 't' || tgrelid::regclass || tgname || tgenabled::text FROM pg_trigger
+        UNION ALL SELECT 'f' || oid::regprocedure || md5(prosrc)
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    ) AS parts
+"""
+_TABLES = """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY relname
+"""
+_SEQUENCES = "SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public'"
+
+
+class Copies:
+    """Copies of a migrated database that tests take one after the other.
+
+    Making a database takes PostgreSQL longer than most tests take. So a copy that a test gave back
+    is emptied and used again, unless the test changed what the template holds or its schema.
+    """
+
+    def __init__(self, server: PostgresServer, template: str) -> None:
+        self._server = server
+        self._template = template
+        self._spare: list[str] = []
+        with self._connect(template) as connection:
+            self._schema = self._of(connection, _SCHEMA)
+            self._tables = [name for (name,) in connection.execute(_TABLES)]
+            self._filled = {
+                name: self._content(connection, name) for name in self._with_rows(connection)
+            }
+            self._sequences = connection.execute(_SEQUENCES).fetchall()
+
+    def take(self) -> str:
+        """Return the name of a database that is as the template."""
+        return self._spare.pop() if self._spare else self._server.create_database(self._template)
+
+    def give_back(self, name: str) -> None:
+        """Have a database used again, or drop it."""
+        self._server.administer(
+            f"ALTER DATABASE {name} RESET ALL",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
+        if self._reset(name):
+            self._spare.append(name)
+        else:
+            self._server.drop_database(name)
+
+    def _reset(self, name: str) -> bool:
+        try:
+            with self._connect(name) as connection:
+                if self._of(connection, _SCHEMA) != self._schema:
+                    return False
+                filled = self._with_rows(connection)
+                if any(self._content(connection, one) != was for one, was in self._filled.items()):
+                    return False
+                added = [one for one in filled if one not in self._filled]
+                connection.execute(
+                    "SET session_replication_role = replica; SET lock_timeout = 2000"
+                )
+                if added:
+                    connection.execute(f"TRUNCATE {', '.join(added)} CASCADE")  # type: ignore[arg-type]
+                for sequence, last in self._sequences:
+                    restart = "SELECT setval(%s::regclass, %s, %s)"
+                    connection.execute(restart, (sequence, last or 1, last is not None))
+        except psycopg.Error:
+            return False
+        return True
+
+    def _connect(self, name: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self._server.url(name), autocommit=True)
+
+    def _with_rows(self, connection: psycopg.Connection[Any]) -> list[str]:
+        asked = (f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in self._tables)
+        found = connection.execute(" UNION ALL ".join(asked))  # type: ignore[arg-type]
+        return [name for (name,) in found]
+
+    def _content(self, connection: psycopg.Connection[Any], table: str) -> Any:
+        rows = f"SELECT md5(string_agg(row::text, '|' ORDER BY row::text)) FROM {table} AS row"
+        return self._of(connection, rows)
+
+    @staticmethod
+    def _of(connection: psycopg.Connection[Any], query: str) -> Any:
+        found = connection.execute(query).fetchone()  # type: ignore[arg-type]
+        return found[0] if found else None
+
+
 def free_port() -> int:
     """Return a TCP port that nothing listens on at the moment."""
     with socket.socket() as listener:

@@ -106,6 +106,8 @@ class Connection(HttpToolsProtocol):
     def waits_for_client(self) -> bool:
         """Whether nothing is being done for this connection: its client has to send, or to read."""
         cycle = self.cycle
+        if self.transport.is_closing():
+            return False
         return cycle is None or cycle.response_complete or cycle.more_body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

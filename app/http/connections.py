@@ -76,9 +76,17 @@ class Connections:
             self._of.pop(connection.party, None)
 
     def _make_room(self, newest: Connection) -> None:
-        most = max(self._of.values(), key=len)
-        waiting = (one for one in most if one is not newest and one.waits_for_client)
-        next(waiting, newest).transport.abort()
+        least = len(self._of[newest.party])
+        for own in sorted(self._of.values(), key=len, reverse=True):
+            if len(own) < least:
+                # Nobody who has fewer makes room.
+                break
+            waiting = (one for one in own if one is not newest and one.waits_for_client)
+            oldest = next(waiting, None)
+            if oldest is not None:
+                oldest.transport.abort()
+                return
+        newest.transport.abort()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

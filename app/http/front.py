@@ -222,8 +222,9 @@ class Front:
             return False
         begun = time.perf_counter()
         request_id = _request_id(scope)
-        await _send_whole(send, 200, "application/json", HEALTHY, request_id)
+        # Whoever has the answer finds it counted.
         record(scope["method"], "/healthz", "/healthz", 200, begun, request_id=request_id)
+        await _send_whole(send, 200, "application/json", HEALTHY, request_id)
         return True
 
     async def _refuse(
@@ -242,8 +243,8 @@ class Front:
         retry_after = getattr(error, "retry_after", None)
         if retry_after is not None or status == HTTPStatus.TOO_MANY_REQUESTS:
             more.append((b"retry-after", str(retry_after or 1).encode()))
-        await _send_whole(send, status, CONTENT_TYPE, document, request_id, more, last=False)
         record(scope["method"], scope["path"], None, status, begun, request_id=request_id)
+        await _send_whole(send, status, CONTENT_TYPE, document, request_id, more, last=False)
         # Closed now, with bytes on their way, the connection would be reset under the answer.
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):

@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.access.pepper import load_pepper
     from app.config import Settings
     from app.db import Database
-    from app.delegation.blueprint import blueprint as delegation
+    from app.delegation.blueprint import blueprints as delegation
     from app.http.context import EXTENSION, Services
     from app.http.gate import register_gate
     from app.http.health import blueprint as health
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_gate(app, settings)
     register_error_handlers(app)
     api = make_api(app)
-    blueprints = (registry, ledger, metering, delegation, notification, audit, operator, health)
+    blueprints = (registry, ledger, metering, *delegation, notification, audit, operator, health)
     for blueprint in blueprints:
         api.register_blueprint(blueprint)
     register_documents(app, api)

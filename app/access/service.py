@@ -149,6 +149,12 @@ def bootstrap_admin(session: Session, pepper: bytes) -> NewKey | None:
     return _add_key(session, pepper, owner_id, BOOTSTRAP_OWNER, "admin", None)
 
 
+def find_owner_ids(reader: Connection | Session, names: Collection[str]) -> dict[str, str]:
+    """Return the ids of the owners with these names; a name that nobody has is left out."""
+    rows = reader.execute(select(Owner.name, Owner.id).where(Owner.name.in_(names)))
+    return {row.name: row.id for row in rows}
+
+
 _key = (
     select(
         ApiKey.id,

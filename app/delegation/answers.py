@@ -380,6 +380,37 @@ class BatchOut(Schema):
     example = {"succeeded": 1, "failed": 0, "results": [BatchItemOut.example]}
 
 
+class AcceptanceRulesOut(Schema):
+    """What an agent takes from other owners; who is let in, only its owner and operators see."""
+
+    agent_id = ma.fields.String(required=True)
+    takes_your_offers = ma.fields.Boolean(
+        required=True, metadata={"description": "Whether the caller's owner may offer at all"}
+    )
+    allowed_owners = ma.fields.List(ma.fields.String(), allow_none=True)
+    denied_owners = ma.fields.List(ma.fields.String())
+    takes_inline = ma.fields.Boolean(required=True)
+    smallest_estimate_usd = ma.fields.Float(required=True)
+    shortest_deadline_seconds = ma.fields.Integer(required=True, allow_none=True)
+    shortest_lease_seconds = ma.fields.Integer(required=True, allow_none=True)
+    most_live_offers = ma.fields.Integer(required=True)
+    min_deadline_seconds = ma.fields.Integer(
+        required=True,
+        metadata={"description": "The delegate is not to blame for missing a shorter deadline"},
+    )
+
+    example = {
+        "agent_id": "@globex:invoice-summarizer",
+        "takes_your_offers": True,
+        "takes_inline": False,
+        "smallest_estimate_usd": 0.05,
+        "shortest_deadline_seconds": 300,
+        "shortest_lease_seconds": 30,
+        "most_live_offers": 20,
+        "min_deadline_seconds": 300,
+    }
+
+
 class ContractOut(Schema):
     """The contract that every delegation is made under."""
 

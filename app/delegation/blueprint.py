@@ -12,10 +12,26 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app import clock
-from app.access.service import Principal, find_own_keys
-from app.delegation import answers, contract, creation, documents, queries, schemas, service, work
+from app.access.service import Principal, find_own_keys, find_owner_ids
+from app.canonical import canonical_json, digest
+from app.delegation import (
+    acceptance,
+    answers,
+    contract,
+    creation,
+    documents,
+    queries,
+    schemas,
+    service,
+    work,
+)
 from app.delegation.capabilities import foresee_inputs, foresee_output
-from app.delegation.errors import DelegationNotFound, NotAParty
+from app.delegation.errors import (
+    AcceptanceRulesChanged,
+    DelegationNotFound,
+    NotAParty,
+    NotYourAgent,
+)
 from app.delegation.legacy import answers as legacy
 from app.delegation.models import Delegation
 from app.delegation.payloads import Verdicts
@@ -24,13 +40,15 @@ from app.errors import DomainError
 from app.http import pagination
 from app.http.blueprint import Blueprint
 from app.http.context import services
+from app.http.errors import ValidationFailed
 from app.http.pagination import PageQuery
 from app.http.problems import domain_problem
-from app.http.responses import json_response
+from app.http.responses import accepts_tag, json_response
 from app.http.schemas import Schema
 from app.ledger.metering import list_delegation_events
 from app.money import to_usd
-from app.registry.queries import find_parties
+from app.registry.errors import AgentNotFound
+from app.registry.queries import Party, find_namespace_owners, find_parties
 
 blueprint = Blueprint(
     "delegation",
@@ -38,6 +56,14 @@ blueprint = Blueprint(
     url_prefix="/v1/delegations",
     description="Tasks that agents hand to each other under a budget.",
 )
+
+rules_blueprint = Blueprint(
+    "acceptance",
+    __name__,
+    url_prefix="/v1/agents",
+    description="What delegates take from other owners.",
+)
+blueprints = (blueprint, rules_blueprint)
 
 Body = dict[str, Any]
 
@@ -120,7 +146,7 @@ def _batch_entry(index: int, result: creation.Created | DomainError) -> Body:
     problems=(404,),
 )
 def claim(session: Session, principal: Principal, body: Body) -> Response:
-    """Take on the oldest task that waits for an agent; 404 `no_task_offered` while none does."""
+    """Take on a task that waits for an agent, owners in turn; 404 `no_task_offered` while none."""
     return _leased(session, work.claim(session, _actor(principal), body["agent_id"]))
 
 
@@ -398,3 +424,119 @@ def list_events(
         member="events",
         leading={"delegation_id": delegation_id},
     )
+
+
+def _delegate(reader: Connection | Session, agent_id: str) -> Party:
+    found = find_parties(reader, (agent_id,))
+    if agent_id not in found:
+        raise AgentNotFound(f"no agent has the id {agent_id!r}")
+    return found[agent_id]
+
+
+def _own_delegate(session: Session, principal: Principal, agent_id: str) -> Party:
+    delegate = _delegate(session, agent_id)
+    if delegate.owner_id != principal.owner_id:
+        raise NotYourAgent(f"{agent_id} belongs to another owner, so its rules are not yours")
+    return delegate
+
+
+def _rules_document(principal: Principal, delegate: Party, rules: acceptance.Rules) -> Body:
+    whole = _may_see(principal, {delegate.owner_id})
+    return documents.rules_document(delegate, rules, principal.owner_id, is_whole=whole)
+
+
+def _rules_tag(document: Body) -> str:
+    """Return the entity tag of rules: a hash of what is shown of them."""
+    return digest(canonical_json(document)).removeprefix("sha256:")
+
+
+@rules_blueprint.read(
+    "/<agent_id>/acceptance-rules",
+    returns=answers.AcceptanceRulesOut(),
+    problems=(404,),
+    role="viewer",
+    conditional=True,
+)
+def get_acceptance_rules(connection: Connection, principal: Principal, agent_id: str) -> Response:
+    """Show what an agent takes from other owners, and whether it takes anything from you."""
+    delegate = _delegate(connection, agent_id)
+    rules = acceptance.find_rules(connection, (agent_id,))[agent_id]
+    document = _rules_document(principal, delegate, rules)
+    return json_response(document, etag=_rules_tag(document))
+
+
+@rules_blueprint.write(
+    "PUT",
+    "/<agent_id>/acceptance-rules",
+    body=schemas.PutAcceptanceRules(),
+    returns=answers.AcceptanceRulesOut(),
+    problems=(404, 422),
+    conditional=True,
+)
+def put_acceptance_rules(
+    session: Session, principal: Principal, body: Body, agent_id: str
+) -> Response:
+    """Set all acceptance rules of an agent of yours; they bind offers that come from now on."""
+    delegate = _own_delegate(session, principal, agent_id)
+    known = _owner_ids(session, {*(body["allowed_owners"] or ()), *body["denied_owners"]})
+    rules = acceptance.Rules(
+        _named("allowed_owners", body, known),
+        _named("denied_owners", body, known),
+        body["takes_inline"],
+        body["smallest_estimate_usd"],
+        body["shortest_deadline_seconds"],
+        body["shortest_lease_seconds"],
+        body["most_live_offers"],
+    )
+    return _change_rules(session, principal, delegate, rules)
+
+
+def _owner_ids(session: Session, names: set[str]) -> dict[str, str]:
+    """Return the ids of owners by their names, or by namespaces of theirs."""
+    namespaces = {name for name in names if name.startswith("@")}
+    return find_namespace_owners(session, namespaces) | find_owner_ids(session, names - namespaces)
+
+
+def _named(member: str, body: Body, known: dict[str, str]) -> Any:
+    """Return a member's owners: ids by the names given. Raises ``ValidationFailed``."""
+    names = body[member]
+    faults = [
+        {
+            "pointer": f"/{member}/{place}",
+            "code": "unknown_owner",
+            "detail": "expected the name of an owner, or a namespace that somebody has",
+        }
+        for place, name in enumerate(names or ())
+        if name not in known
+    ]
+    if faults:
+        raise ValidationFailed("the request breaks a rule; see errors", errors=faults)
+    return None if names is None else {name: known[name] for name in names}
+
+
+def _change_rules(
+    session: Session, principal: Principal, delegate: Party, rules: acceptance.Rules
+) -> Response:
+    """Change an agent's rules, if they are still those that ``If-Match`` names."""
+
+    def check(present: acceptance.Rules) -> None:
+        if not accepts_tag(_rules_tag(_rules_document(principal, delegate, present))):
+            raise AcceptanceRulesChanged("the rules are not those that If-Match names")
+
+    acceptance.change_rules(session, delegate.id, rules, check)
+    document = _rules_document(principal, delegate, rules)
+    path = f"/v1/agents/{delegate.id}/acceptance-rules"
+    return json_response(document, etag=_rules_tag(document), location=path)
+
+
+@rules_blueprint.write(
+    "DELETE",
+    "/<agent_id>/acceptance-rules",
+    returns=answers.AcceptanceRulesOut(),
+    problems=(404,),
+    conditional=True,
+)
+def delete_acceptance_rules(session: Session, principal: Principal, agent_id: str) -> Response:
+    """Go back to the default acceptance rules."""
+    delegate = _own_delegate(session, principal, agent_id)
+    return _change_rules(session, principal, delegate, acceptance.Rules())

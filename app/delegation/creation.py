@@ -16,6 +16,13 @@ from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.delegation import breaker, lifecycle, payloads, policy
+from app.delegation.acceptance import (
+    Rules,
+    check_terms,
+    find_rules,
+    min_deadline_seconds,
+    require_place,
+)
 from app.delegation.announcements import announce
 from app.delegation.capabilities import find_capability, permissions
 from app.delegation.errors import (
@@ -56,6 +63,7 @@ class Admitted:
     requester: Party
     delegate: Party
     decision: policy.Decision
+    min_deadline_seconds: int
 
 
 @dataclass
@@ -74,13 +82,15 @@ def create(
     """Create a delegation for each request, in order; one that is refused leaves its error.
 
     A request sees the funds that those before it left. The number of statements does not depend on
-    the number of requests. ``verdicts`` is what ``foresee_inputs`` found.
+    the number of inline requests; remote work is offered one by one. ``verdicts`` is what
+    ``foresee_inputs`` found.
     """
     parties = find_parties(
         session,
         {body[side] for body in bodies for side in ("requester_agent_id", "delegate_agent_id")},
     )
-    admitted = [_caught(_admit, actor, body, parties, verdicts) for body in bodies]
+    rules = find_rules(session, {body["delegate_agent_id"] for body in bodies} & parties.keys())
+    admitted = [_caught(_admit, session, actor, body, parties, rules, verdicts) for body in bodies]
     # All accounts are locked at once and in order, so that no two writers wait for each other.
     balances = ledger.lock_balances(
         session,
@@ -110,8 +120,15 @@ def _caught(function: Any, *arguments: Any) -> Any:
         return error
 
 
-def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Verdicts) -> Admitted:
-    """Check who acts and what policy says. Raises what refuses the request."""
+def _admit(
+    session: Session,
+    actor: Actor,
+    body: Body,
+    parties: Mapping[str, Party],
+    rules: Mapping[str, Rules],
+    verdicts: Verdicts,
+) -> Admitted:
+    """Check who acts, what the delegate takes and what policy says. Raises what refuses it."""
     requester = _party(parties, body["requester_agent_id"])
     delegate = _party(parties, body["delegate_agent_id"])
     if requester.owner_id != actor.owner_id:
@@ -121,6 +138,9 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Ver
     if delegate.status != "active":
         raise DelegateInactive(f"{delegate.id} is {delegate.status} and takes no new work")
     _check_pins(body, delegate)
+    taken = rules[delegate.id]
+    if delegate.owner_id != requester.owner_id:
+        check_terms(taken, requester.owner_id, body)
     manifest = orjson.loads(delegate.manifest)
     capability = find_capability(delegate, manifest, body["capability_id"])
     if capability is not None:
@@ -144,7 +164,9 @@ def _admit(actor: Actor, body: Body, parties: Mapping[str, Party], verdicts: Ver
         refusal = PolicyDenied if policy.only_budget(decision) else PolicyForbidden
         violated = ", ".join(decision["violated_constraints"])
         raise refusal(f"policy refuses the delegation: {violated}", policy_decision=decision)
-    return Admitted(body, requester, delegate, decision)
+    if body["execution"] == lifecycle.REMOTE and delegate.owner_id != requester.owner_id:
+        require_place(session, taken, delegate.id, requester.owner_id, clock.now())
+    return Admitted(body, requester, delegate, decision, min_deadline_seconds(taken, manifest))
 
 
 def _check_pins(body: Body, delegate: Party) -> None:
@@ -237,6 +259,7 @@ def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
         "policy_decision": orjson.dumps(request.decision).decode(),
         "lease_seconds": body["lease_seconds"],
         "deadline_seconds": body["deadline_seconds"],
+        "delegate_min_deadline_seconds": request.min_deadline_seconds,
         "review_seconds": body["review_within_seconds"],
         "due_at": now + timedelta(seconds=body["accept_within_seconds"]),
         "created_at": now,

@@ -11,9 +11,11 @@ import orjson
 
 from app import clock
 from app.delegation import breaker, lifecycle
+from app.delegation.acceptance import Rules, min_deadline_seconds
 from app.delegation.contract import CONTRACT
 from app.delegation.settlement import budget_of
 from app.money import to_usd
+from app.registry.queries import Party
 
 # An audit trail in one answer holds at most this many entries; the events endpoints hold all.
 MAX_TRAIL = 1000
@@ -114,6 +116,31 @@ def summary_document(row: Any) -> dict[str, Any]:
         "created_at": _time(row.created_at),
         "updated_at": _time(row.updated_at),
         "closed_at": _time(row.closed_at),
+    }
+
+
+def rules_document(
+    delegate: Party, rules: Rules, owner_id: str, *, is_whole: bool
+) -> dict[str, Any]:
+    """Return an agent's acceptance rules as ``owner_id`` sees them.
+
+    Who is let in is part of them where ``is_whole``, for the agent's owner and for operators.
+    """
+    shown: dict[str, Any] = {
+        "agent_id": delegate.id,
+        "takes_your_offers": owner_id == delegate.owner_id or rules.lets_in(owner_id),
+    }
+    if is_whole:
+        allowed = rules.allowed_owners
+        shown["allowed_owners"] = None if allowed is None else list(allowed)
+        shown["denied_owners"] = list(rules.denied_owners)
+    return shown | {
+        "takes_inline": rules.takes_inline,
+        "smallest_estimate_usd": to_usd(rules.smallest_estimate_micros),
+        "shortest_deadline_seconds": rules.shortest_deadline_seconds,
+        "shortest_lease_seconds": rules.shortest_lease_seconds,
+        "most_live_offers": rules.most_live_offers,
+        "min_deadline_seconds": min_deadline_seconds(rules, orjson.loads(delegate.manifest)),
     }
 
 

@@ -1,6 +1,6 @@
 """What delegation refuses."""
 
-from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused
+from app.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed, Refused
 
 
 class DelegationNotFound(NotFound):
@@ -37,6 +37,19 @@ class DelegateVersionMismatch(Conflict):
     """The delegate's latest version is not the one that the request names."""
 
     code = "delegate_version_mismatch"
+
+
+class AcceptanceRuleBroken(Forbidden):
+    """The delegate's owner does not take such an offer; ``rule`` names the acceptance rule."""
+
+    code = "acceptance_rule_broken"
+    settled = True
+
+
+class AcceptanceRulesChanged(PreconditionFailed):
+    """The rules are no longer those that ``If-Match`` names; read them again and decide anew."""
+
+    code = "acceptance_rules_changed"
 
 
 class CapabilityUnknown(Conflict):

@@ -31,6 +31,8 @@ class Delegation(Base):
     ``due_at`` is when the system acts by itself: every live delegation has such a moment, so that
     no money is held for ever. ``revision`` grows with every change and guards each of them.
     ``silent_takeovers`` is how often work was taken over since its last sign of life.
+    ``delegate_min_deadline_seconds`` is the shortest deadline that the delegate could be held to
+    when it was created; None where nobody wrote that down.
     """
 
     __tablename__ = "delegation_delegations"
@@ -98,6 +100,7 @@ class Delegation(Base):
     policy_decision: Mapped[str] = mapped_column(Text)
     lease_seconds: Mapped[int] = mapped_column(Integer)
     deadline_seconds: Mapped[int] = mapped_column(Integer)
+    delegate_min_deadline_seconds: Mapped[int | None] = mapped_column(Integer)
     review_seconds: Mapped[int] = mapped_column(Integer)
     lease_number: Mapped[int] = mapped_column(Integer)
     silent_takeovers: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -117,9 +120,10 @@ class Delegation(Base):
 
 # What a worker looks for, and what the sweeper looks for: both indexes hold live rows only.
 Index(
-    "ix_delegation_delegations_delegate_agent_id_status_id",
+    "ix_delegation_delegations_waiting",
     Delegation.delegate_agent_id,
     Delegation.status,
+    Delegation.requester_owner_id,
     Delegation.id,
     sqlite_where=Delegation.due_at.is_not(None),
     postgresql_where=Delegation.due_at.is_not(None),
@@ -130,6 +134,43 @@ Index(
     sqlite_where=Delegation.due_at.is_not(None),
     postgresql_where=Delegation.due_at.is_not(None),
 )
+
+
+class AcceptanceRules(Base):
+    """What an agent takes from other owners; an agent without a row has the default rules.
+
+    ``allowed_owners`` (None lets everybody in) and ``denied_owners`` are JSON objects of the names
+    that were given and the owners' ids.
+    """
+
+    __tablename__ = "delegation_acceptance_rules"
+
+    agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH), primary_key=True)
+    allowed_owners: Mapped[str | None] = mapped_column(Text)
+    denied_owners: Mapped[str] = mapped_column(Text)
+    takes_inline: Mapped[bool] = mapped_column(Boolean)
+    smallest_estimate_micros: Mapped[int] = mapped_column(BigInteger)
+    shortest_deadline_seconds: Mapped[int | None] = mapped_column(Integer)
+    shortest_lease_seconds: Mapped[int | None] = mapped_column(Integer)
+    most_live_offers: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class OfferQueue(Base):
+    """An owner that has offered work to an agent, and when it had its turn last.
+
+    ``turn`` is a number of the agent's own that grows with each task it claims, 0 before the first;
+    the owner with the lowest is next.
+    """
+
+    __tablename__ = "delegation_offer_queues"
+    __table_args__ = (
+        Index("ix_delegation_offer_queues_delegate_agent_id_turn", "delegate_agent_id", "turn"),
+    )
+
+    delegate_agent_id: Mapped[str] = mapped_column(bytewise(AGENT_ID_LENGTH), primary_key=True)
+    requester_owner_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    turn: Mapped[int] = mapped_column(BigInteger)
 
 
 class DelegationEvent(Base):

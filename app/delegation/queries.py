@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     ColumnElement,
     Connection,
@@ -33,12 +34,15 @@ from app.delegation.lifecycle import (
     DELEGATE,
     FAILED,
     FAILED_HARD_STOP,
+    IN_PROGRESS,
     LIVE,
+    OFFERED,
     REQUESTER,
 )
-from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord
+from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord, OfferQueue
 from app.ledger.queries import closing_transactions
 from app.registry.queries import agents_of
+from app.statements import Statement
 
 Reader = Connection | Session
 AnyRow = Row[*tuple[Any, ...]]
@@ -253,6 +257,92 @@ def list_overdue(reader: Reader, now: datetime, *, limit: int) -> list[str]:
         .limit(limit)
     )
     return list(reader.execute(statement).scalars())
+
+
+def is_waiting(status: str, owner_id: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions that a task of an owner waits for ``:agent_id`` at ``:now``.
+
+    It is an offer, or the lease of whoever took it on has run out. To be read ``IN_LINE``.
+    """
+    conditions = [
+        Delegation.delegate_agent_id == bindparam("agent_id"),
+        Delegation.status == status,
+        # A range where an equality would do. It leaves the column part of the order, which only the
+        # index of what waits has. PostgreSQL would rather walk through another one until it meets
+        # what it looks for, past 100,000 offers of somebody else.
+        Delegation.requester_owner_id >= owner_id,
+        Delegation.requester_owner_id <= owner_id,
+        Delegation.due_at > bindparam("now"),
+    ]
+    if status == IN_PROGRESS:
+        conditions.append(Delegation.lease_expires_at <= bindparam("now"))
+    return conditions
+
+
+# The order of what waits: by owner, oldest first.
+IN_LINE = (Delegation.requester_owner_id, Delegation.id)
+
+
+def _owners_with(status: str) -> CTE:
+    """Select the owners that have live tasks of a status at an agent, then one None.
+
+    Goes from one owner to the next in the index, so that the cost depends on how many owners there
+    are, and not on how many tasks they have.
+    """
+    columns = Delegation.__table__.c
+    first = (
+        select(columns.requester_owner_id)
+        .where(
+            columns.delegate_agent_id == bindparam("agent_id"),
+            columns.status == status,
+            columns.due_at.is_not(None),
+        )
+        .order_by(*IN_LINE)
+        .limit(1)
+    )
+    owners = select(first.scalar_subquery().label("owner_id"))
+    found = owners.cte(f"owners_{status}", recursive=True)
+    following = first.where(columns.requester_owner_id > found.c.owner_id).correlate(found)
+    return found.union_all(select(following.scalar_subquery()).where(found.c.owner_id.is_not(None)))
+
+
+def _oldest_waiting(status: str) -> Select[Any]:
+    """Select the oldest task of a status that each owner has waiting at an agent."""
+    owners = _owners_with(status)
+    oldest = (
+        select(Delegation.id)
+        .where(*is_waiting(status, owners.c.owner_id))
+        .order_by(*IN_LINE)
+        .limit(1)
+        .correlate(owners)
+    )
+    return select(owners.c.owner_id, oldest.scalar_subquery().label("oldest"))
+
+
+_candidates = union_all(*map(_oldest_waiting, (OFFERED, IN_PROGRESS))).subquery()
+WAITING_OWNERS = (
+    select(_candidates.c.owner_id)
+    .outerjoin(
+        OfferQueue,
+        and_(
+            OfferQueue.delegate_agent_id == bindparam("agent_id"),
+            OfferQueue.requester_owner_id == _candidates.c.owner_id,
+        ),
+    )
+    .where(_candidates.c.oldest.is_not(None))
+    .group_by(_candidates.c.owner_id, OfferQueue.turn)
+    .order_by(func.coalesce(OfferQueue.turn, 0), func.min(_candidates.c.oldest))
+)
+_list_waiting_owners = Statement(WAITING_OWNERS)
+
+
+def list_waiting_owners(reader: Reader, agent_id: str, now: datetime) -> list[str]:
+    """Return the owners whose tasks wait for an agent, the one whose turn it is first.
+
+    That is who had its last turn longest ago; of those that never had one, who waits longest.
+    """
+    rows = _list_waiting_owners.all(reader, {"agent_id": agent_id, "now": now})
+    return [row.owner_id for row in rows]
 
 
 def _of_owner(owner_id: str | None) -> list[ColumnElement[bool]]:

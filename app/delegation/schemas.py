@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import marshmallow as ma
 
 from app.delegation import lifecycle
+from app.delegation.acceptance import DEFAULT_LIVE_OFFERS, MAX_LIVE_OFFERS, MAX_OWNERS
 from app.http.fields import (
     FullMatch,
     JsonBoolean,
@@ -171,6 +172,79 @@ class CreateDelegation(Schema):
             for name in ("simulated_actual_cost_usd", "metering_events"):
                 if data[name] is not None:
                     raise ma.ValidationError("expected only for inline execution", name)
+
+
+# An owner by its name, or by a namespace that it has.
+OWNER_PATTERN = "@?[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+def _owners(description: str, **arguments: Any) -> ma.fields.List[str]:
+    name = ma.fields.String(
+        validate=FullMatch(OWNER_PATTERN, "an owner's name, or a namespace such as @acme")
+    )
+    return ma.fields.List(
+        name,
+        validate=ma.validate.Length(max=MAX_OWNERS),
+        metadata={"description": description, "uniqueItems": True},
+        **arguments,
+    )
+
+
+def _limit(least: int, most: int, description: str, **arguments: Any) -> JsonInteger:
+    return JsonInteger(
+        validate=ma.validate.Range(min=least, max=most),
+        metadata={"description": description},
+        **arguments,
+    )
+
+
+class PutAcceptanceRules(Schema):
+    """All of an agent's acceptance rules; what is left out has its default."""
+
+    allowed_owners = _owners(
+        "Only these may offer; null lets every owner in that is not denied",
+        load_default=None,
+        allow_none=True,
+    )
+    denied_owners = _owners("These may not offer", load_default=list)
+    takes_inline = JsonBoolean(
+        load_default=True,
+        metadata={"description": "Whether others may report inline work as the agent's"},
+    )
+    smallest_estimate_usd = Usd(load_default=1)
+    shortest_deadline_seconds = _limit(
+        1, 90 * DAY, "Remote: null takes any deadline", load_default=None, allow_none=True
+    )
+    shortest_lease_seconds = _limit(
+        1, DAY, "Remote: null takes any lease", load_default=None, allow_none=True
+    )
+    most_live_offers = _limit(
+        0,
+        MAX_LIVE_OFFERS,
+        "How many offers of one owner may wait at once; 0 takes no remote work",
+        load_default=DEFAULT_LIVE_OFFERS,
+    )
+
+    example = {
+        "denied_owners": ["@mallory"],
+        "takes_inline": False,
+        "smallest_estimate_usd": 0.05,
+        "shortest_deadline_seconds": 300,
+        "shortest_lease_seconds": 30,
+        "most_live_offers": 20,
+    }
+
+    @ma.validates_schema
+    def _named_once(self, data: dict[str, Any], **_: Any) -> None:
+        for member in ("allowed_owners", "denied_owners"):
+            names = data[member] or []
+            faults = {
+                place: ["expected each owner once"]
+                for place, name in enumerate(names)
+                if name in names[:place]
+            }
+            if faults:
+                raise ma.ValidationError({member: faults})
 
 
 class CreateBatch(Schema):

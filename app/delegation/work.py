@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -20,11 +20,13 @@ from app.delegation.capabilities import output_schema
 from app.delegation.errors import CommandNotAllowed, NoTaskOffered, NotYourAgent
 from app.delegation.models import Delegation
 from app.delegation.payloads import Verdicts
+from app.delegation.queries import IN_LINE, is_waiting, list_waiting_owners
 from app.delegation.settlement import budget_of, metering_source
 from app.delegation.transitions import Actor, begin, close, grow_hold, record, renew_lease
 from app.ledger import service as ledger
 from app.ledger.metering import MeteringEvent, record_events, unseen
 from app.registry.queries import find_owner
+from app.statements import Statement
 
 ACCEPTED, DUPLICATE, REFUSED = "accepted", "duplicate", "refused"
 
@@ -40,29 +42,53 @@ def accept(session: Session, actor: Actor, delegation_id: str) -> Delegation:
 
 
 def claim(session: Session, actor: Actor, agent_id: str) -> Delegation:
-    """Take on the oldest task that waits for an agent, and return it with its lease.
+    """Take on a task that waits for an agent, and return it with its lease.
 
-    Workers that claim at once get different tasks. Raises ``NotYourAgent``, ``AgentNotFound`` and
-    ``NoTaskOffered``.
+    The owners whose tasks wait take turns, and each gets its oldest task done first, so that nobody
+    keeps others waiting with a flood of offers. Workers that claim at once get different tasks.
+    Raises ``NotYourAgent``, ``AgentNotFound`` and ``NoTaskOffered``.
     """
     if find_owner(session, agent_id) != actor.owner_id:
         raise NotYourAgent(f"{agent_id} belongs to another owner, so you cannot work for it")
     now = clock.now()
-    for waiting in (
-        Delegation.status == lifecycle.OFFERED,
-        (Delegation.status == lifecycle.IN_PROGRESS) & (Delegation.lease_expires_at <= now),
-    ):
-        delegation = session.scalar(
-            select(Delegation)
-            .where(Delegation.delegate_agent_id == agent_id, waiting, Delegation.due_at > now)
-            .order_by(Delegation.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
+    for owner_id in list_waiting_owners(session, agent_id, now):
+        delegation = _next_of(session, agent_id, owner_id, now)
         if delegation is not None:
             delegation.updated_at = now
+            _give_turn.run(session, {"agent_id": agent_id, "owner_id": owner_id})
             return _take(session, actor, delegation)
     raise NoTaskOffered(f"no task waits for {agent_id} now")
+
+
+def _next_of(session: Session, agent_id: str, owner_id: str, now: datetime) -> Delegation | None:
+    """Return the oldest of an owner's tasks that wait for an agent, locked.
+
+    None if rivals have taken them all. What was never taken on comes before what a worker left.
+    """
+    named = {"agent_id": agent_id, "now": now}
+    for status in (lifecycle.OFFERED, lifecycle.IN_PROGRESS):
+        delegation = session.scalar(
+            select(Delegation)
+            .where(*is_waiting(status, owner_id))
+            .order_by(*IN_LINE)
+            .limit(1)
+            .with_for_update(skip_locked=True),
+            named,
+        )
+        if delegation is not None:
+            return delegation
+    return None
+
+
+# Two claims at once may get the same number: then both owners come after all others.
+_give_turn = Statement(
+    text(
+        "INSERT INTO delegation_offer_queues (delegate_agent_id, requester_owner_id, turn)"
+        " SELECT CAST(:agent_id AS VARCHAR), CAST(:owner_id AS VARCHAR), COALESCE(MAX(turn), 0) + 1"
+        " FROM delegation_offer_queues WHERE delegate_agent_id = CAST(:agent_id AS VARCHAR)"
+        " ON CONFLICT (delegate_agent_id, requester_owner_id) DO UPDATE SET turn = excluded.turn"
+    )
+)
 
 
 def _take(session: Session, actor: Actor, delegation: Delegation) -> Delegation:

@@ -47,6 +47,12 @@ def _none_match(etag: str) -> bool:
     return header.strip() == "*" or request.if_none_match.contains_weak(etag)
 
 
+def accepts_tag(etag: str) -> bool:
+    """Tell whether ``If-Match``, if it is there, names the strong entity tag ``etag``."""
+    header = request.headers.get("If-Match")
+    return header is None or header.strip() == "*" or request.if_match.contains(etag)
+
+
 def expected_revisions() -> frozenset[int] | None:
     """Return the revisions that ``If-Match`` accepts; None when it accepts any.
 

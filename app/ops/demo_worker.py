@@ -63,8 +63,8 @@ def work(caller: Caller, agent_id: str) -> int:
 
 
 def claim(caller: Caller, agent_id: str) -> JsonObject | None:
-    """Take on the oldest task that waits for an agent; None if none does."""
-    purpose = "The worker takes on the oldest task that waits for its agent"
+    """Take on a task that waits for an agent; None if none does."""
+    purpose = "The worker takes on a task that waits for its agent"
     shows = ("delegation_id", "status", "task_input", "lease_token", "lease_expires_at")
     try:
         return caller.make(_write(purpose, "claim", shows, {"agent_id": agent_id}))

@@ -132,6 +132,14 @@ def find_owners_of(reader: Reader, agent_ids: Collection[str]) -> dict[str, str]
     return {row.id: row.owner_id for row in rows}
 
 
+def find_namespace_owners(reader: Reader, namespaces: Collection[str]) -> dict[str, str]:
+    """Return the ids of who has reserved these namespaces; one that nobody has is left out."""
+    rows = reader.execute(
+        select(Namespace.name, Namespace.owner_id).where(Namespace.name.in_(namespaces))
+    )
+    return {row.name: row.owner_id for row in rows}
+
+
 def agents_of(owner_id: str) -> AnySelect:
     """Select the ids of an owner's agents."""
     return (

@@ -123,6 +123,8 @@ def _trade(shop: Shop) -> None:
     evaluation |= {"cases": {"passed": 9, "total": 10}}
     shop.send("globex", f"{agent}/versions/1.0.0/evals", evaluation, "evaluation")
     shop.send("acme", f"{agent}/trust/usage", {"outcome": "success", "note": "größer 🙂"}, "usage")
+    rules = {"allowed_owners": ["acme", "@globex"], "shortest_deadline_seconds": 60}
+    assert globex.put(f"{agent}/acceptance-rules", rules).status_code == 200
     top_up(shop.caller("boss"), CLERK, 1000)
     shop.send("acme", DELEGATIONS, request(), "inline")
     batch = {"delegations": [request(task_spec=f"Number {number}") for number in range(3)]}

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from app.config import Settings
+from app.ops.restored import ACTIVATE, activate
 from app.ops.snapshot.archive import open_snapshot
 from app.ops.snapshot.create import create, verify
 from app.ops.snapshot.errors import SnapshotCorrupt
@@ -128,6 +129,24 @@ def restore_snapshot(file: Path, as_json: bool) -> None:
     where = settings.url.render_as_string(hide_password=True)
     console.print(
         f"{where} holds the {restored.rows:,} rows taken {restored.taken_at}; every rule of the"
-        " ledger holds.",
+        " ledger holds.\nThis copy sends no webhook and closes no delegation by itself until:"
+        f" {ACTIVATE}",
         soft_wrap=True,
     )
+
+
+@snapshot.command("activate")
+@json_option
+def activate_copy(as_json: bool) -> None:
+    """Let a restored database send webhooks and close delegations whose time has run out.
+
+    Do so when the copy takes the place of the database that the snapshot was taken from.
+    """
+    with open_database() as (_, database), database.transaction() as session:
+        copy = activate(session)
+    if as_json:
+        print_json({"activated": copy is not None})
+    elif copy is None:
+        console.print("The database is no restored copy that is held.")
+    else:
+        console.print(f"The copy of {copy.taken_at} acts by itself from now on.")

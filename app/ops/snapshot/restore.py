@@ -1,7 +1,7 @@
 """Restoring a snapshot into an empty database: entirely and proven, or not at all.
 
 One transaction holds everything: bringing the tracks to the snapshot's revisions, the rows, their
-proof, and the upgrade to this release's revisions.
+proof, the upgrade to this release's revisions, and the mark that keeps the copy from acting.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from app.config import Settings
 from app.delegation.reconciliation import RULES
 from app.ledger.reconciliation import reconcile
 from app.ledger.seals import read_digest
+from app.ops.restored import hold
 from app.ops.snapshot.archive import Snapshot, publish
 from app.ops.snapshot.errors import SnapshotCorrupt, SnapshotRefused
 from app.ops.snapshot.loading import load_rows, reset_numbering
@@ -121,6 +122,7 @@ def _restore(
         _alembic(connection, settings, "heads")
     require_current(connection)
     _prove_ledger(connection, manifest, watch)
+    hold(connection, manifest.taken_at)
     revisions = {t.scope: t.revision for t in read_tracks(connection) if t.revision}
     return Restored(manifest.rows, manifest.taken_at, manifest.revisions, revisions)
 

@@ -41,7 +41,7 @@ def _watching(as_json: bool) -> Iterator[Watch]:
 def _summary(manifest: Manifest) -> str:
     return (
         f"{manifest.rows:,} rows of {len(manifest.contents)} tables, taken {manifest.taken_at},"
-        f" ledger sealed up to {manifest.ledger_digest['last_seq']}"
+        f" ledger sealed up to {manifest.ledger_digest.get('last_seq')}"
     )
 
 
@@ -104,7 +104,7 @@ def inspect_snapshot(file: Path, as_json: bool) -> None:
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, Any]]:
-    digest = manifest.ledger_digest
+    digest = {"block": None, "last_seq": None, "hash": None} | manifest.ledger_digest
     yield "taken at", manifest.taken_at
     yield "release", f"AgentHub {manifest.release} on {manifest.source}"
     yield "revisions", ", ".join(manifest.revisions.values())

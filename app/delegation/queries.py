@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from app.delegation.breaker import THRESHOLDS
 from app.delegation.errors import DelegationNotFound
 from app.delegation.lifecycle import (
     COMPLETED,
@@ -460,3 +461,58 @@ def count_outcomes(
     if agent_ids is not None:
         statement = statement.where(Delegation.delegate_agent_id.in_(agent_ids))
     return {agent_id: (good, bad) for agent_id, good, bad in reader.execute(statement)}
+
+
+# What the breaker did, as events tell it: a threshold, by its per cent, and what came of it.
+PAUSED, REAUTHORIZED = "paused", "reauthorized"
+_alert = case(
+    *(
+        (DelegationEvent.details.startswith(f'{{"threshold_pct":{threshold}'), str(threshold))
+        for threshold in THRESHOLDS
+    ),
+    else_=DelegationEvent.kind,
+)
+_hour_of_alert = cast(extract("epoch", DelegationEvent.at), BigInteger) // 3600
+_alerts = and_(
+    DelegationEvent.delegation_id == Delegation.id,
+    DelegationEvent.kind.in_(("threshold", PAUSED, REAUTHORIZED)),
+)
+# Others never reached a threshold, so that their events need not be read.
+_has_alerts = or_(
+    Delegation.breaker_level > 0, Delegation.authorized_micros != Delegation.estimated_micros
+)
+
+
+def sum_alerts(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
+    """Return what the breaker did to delegations that a range of the ledger's numbers closed.
+
+    One row for each hour (since 1970), alert (a threshold in per cent, ``PAUSED`` or
+    ``REAUTHORIZED``) and pair of owners, with how many there were.
+    """
+    closing = closing_transactions(first_seq, last_seq).subquery()
+    return _count_alerts(
+        reader,
+        Delegation.due_at.is_(None),
+        Delegation.id.in_(select(closing.c.delegation_id)),
+    )
+
+
+def count_live_alerts(reader: Reader, since: datetime) -> list[AnyRow]:
+    """Return the same of delegations that the ledger has not closed yet, from a moment on."""
+    return _count_alerts(reader, Delegation.due_at.is_not(None), DelegationEvent.at >= since)
+
+
+def _count_alerts(reader: Reader, *which: ColumnElement[bool]) -> list[AnyRow]:
+    keys = (
+        _hour_of_alert.label("hour"),
+        _alert.label("alert"),
+        Delegation.requester_owner_id,
+        Delegation.delegate_owner_id,
+    )
+    statement = (
+        select(*keys, func.count().label("number"))
+        .join(DelegationEvent, _alerts)
+        .where(_has_alerts, *which)
+        .group_by("hour", "alert", *keys[2:])
+    )
+    return list(reader.execute(statement))

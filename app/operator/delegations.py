@@ -44,7 +44,9 @@ FIRST_ID = "!"
 # A search for one of the states that delegations end in looks through as many at a time.
 SEARCHED = 100_000
 FIRST_YEAR, LAST_YEAR = 1970, 9000
-MAX_TRAIL, MAX_TRANSACTIONS, MAX_DOCUMENT = 200, 20, 20_000
+MAX_TRAIL, MAX_TRANSACTIONS, MAX_DOCUMENT, MAX_SAID = 200, 20, 20_000, 20
+# The kind of the event with which the requester contests a result.
+DISPUTED = "disputed"
 
 
 def _day(name: str) -> datetime | None:
@@ -136,8 +138,7 @@ def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> 
         next_due=lifecycle.next_due(row),
         stages=_stages(row, events),
         trail=_trail(events, use),
-        task_input=_pretty(row.task_input),
-        deliverable=_pretty(row.deliverable),
+        **_documents(row, events),
         decision=orjson.loads(row.policy_decision),
         transactions=[one | {"seal": _seal(connection, one)} for one in transactions],
         accounts=linked(connection, visitor, accounts),
@@ -190,6 +191,35 @@ def _trail(events: Sequence[Any], use: Sequence[Any]) -> list[dict[str, Any]]:
     ]
     newest_first = sorted(happened + used, key=lambda one: one["order"], reverse=True)
     return newest_first[:MAX_TRAIL]
+
+
+# Members of events that hold what somebody said.
+SAID = ("question", "answer", "reason")
+
+
+def _documents(row: Any, events: Sequence[Any]) -> dict[str, Any]:
+    """Return what a dispute is decided on: what was said, the task's input and its result."""
+    said = []
+    for event in events:
+        details = orjson.loads(event.details)
+        said += [
+            {
+                "what": words(event.kind),
+                "name": name,
+                "by": event.actor,
+                "at": event.at,
+                "text": text,
+            }
+            for name in SAID
+            if isinstance(text := details.get(name), str)
+        ]
+    disputes = [one for one in said if one["what"] == DISPUTED]
+    return {
+        "said": [one for one in said if one not in disputes[-1:]][-MAX_SAID:],
+        "dispute": disputes[-1] if disputes else None,
+        "task_input": _pretty(row.task_input),
+        "deliverable": _pretty(row.deliverable),
+    }
 
 
 def _pretty(text: str | None) -> str | None:
@@ -248,6 +278,7 @@ def _form(
         area="delegations",
         row=row,
         charge=budget_of(row).charge,
+        **_documents(row, queries.list_events(connection, delegation_id)),
         allowed=command in _commands(visitor, row),
         given=given,
         problem=problem,

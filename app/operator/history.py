@@ -14,13 +14,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.delegation.queries import sum_closings
+from app import clock
+from app.delegation.queries import count_live_alerts, sum_alerts, sum_closings
 from app.ledger.queries import newest_seq, sum_flows
 from app.ledger.seals import read_digest
 from app.ledger.service import WORLD
@@ -35,13 +37,15 @@ log = structlog.get_logger("agenthub.console")
 
 @dataclass
 class Tally:
-    """What ended, and what it paid, in micro-USD. ``levels`` counts by breaker level reached.
+    """What ended, and what it paid, in micro-USD.
 
-    ``spent`` and ``refunded`` are the requesters', ``earned`` is the delegates'.
+    ``alerts`` counts what the breaker did, whether or not the delegation ended: each threshold by
+    its per cent, pauses, new authorizations. ``spent`` and ``refunded`` are the requesters',
+    ``earned`` is the delegates'.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
-    levels: Counter[int] = field(default_factory=Counter)
+    alerts: Counter[str] = field(default_factory=Counter)
     spent: int = 0
     earned: int = 0
     refunded: int = 0
@@ -54,7 +58,6 @@ class Tally:
     def add(self, row: Any, *, paid: bool, received: bool) -> None:
         """Add a row of ``sum_closings``, as the side that paid, the one that received, or both."""
         self.statuses[row.status] += row.number
-        self.levels[row.breaker_level] += row.number
         if paid:
             self.spent += row.charged_micros
             self.refunded += row.refunded_micros
@@ -64,7 +67,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add all of another tally."""
         self.statuses.update(other.statuses)
-        self.levels.update(other.levels)
+        self.alerts.update(other.alerts)
         self.spent += other.spent
         self.earned += other.earned
         self.refunded += other.refunded
@@ -81,6 +84,11 @@ class Sums:
         """Add a row of ``sum_closings``."""
         for tally in (self.total, self.hours[row.hour]):
             tally.add(row, paid=paid, received=received)
+
+    def add_alerts(self, row: Any) -> None:
+        """Add a row of ``sum_alerts``."""
+        for tally in (self.total, self.hours[row.hour]):
+            tally.alerts[row.alert] += row.number
 
     def merge(self, other: Sums) -> None:
         """Add all of other sums."""
@@ -115,6 +123,13 @@ class _Read:
             self._of(requester).add(row, received=own)
             if not own:
                 self._of(delegate).add(row, paid=False)
+
+    def add_alerts(self, rows: Iterable[Any]) -> None:
+        """Add rows of ``sum_alerts`` to everybody's sums and to those of both owners."""
+        for row in rows:
+            self.everybody.add_alerts(row)
+            for owner_id in {row.requester_owner_id, row.delegate_owner_id}:
+                self._of(owner_id).add_alerts(row)
 
     def _of(self, owner_id: str) -> Sums:
         return self.owners.setdefault(owner_id, Sums())
@@ -164,6 +179,8 @@ class History:
             brought_in, paid_out = self._kept.brought_in, self._kept.paid_out
         newest = newest_seq(connection)
         recent = _Read()
+        since = clock.now() - timedelta(hours=HOURS_KEPT)
+        recent.add_alerts(count_live_alerts(connection, since))
         # A row of sealed numbers that is not read yet is missing, and so are those after it.
         if upto >= digest["last_seq"] and newest - upto <= CHUNK:
             _add_range(recent, connection, upto + 1, newest)
@@ -224,6 +241,7 @@ def _add_range(read: _Read, connection: Connection, first: int, last: int) -> No
     if first > last:
         return
     read.add(sum_closings(connection, first, last))
+    read.add_alerts(sum_alerts(connection, first, last))
     out_of_world, into_world = sum_flows(connection, WORLD, first, last)
     read.brought_in += out_of_world
     read.paid_out += into_world

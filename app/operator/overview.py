@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from app import clock
 from app.access.audit import find_last
 from app.delegation import documents, lifecycle
+from app.delegation.breaker import HARD_STOP, REAUTHORIZATION, SOFT_ALERT
 from app.delegation.queries import count_live, count_overdue, list_delegations, list_due
 from app.ledger.seals import read_digest
 from app.notification.queries import count_dead
@@ -36,8 +37,8 @@ LATE = timedelta(seconds=30)
 DAY = timedelta(days=1)
 MANY_FAILURES, FEW_CLOSED = 0.1, 20
 COUNTED_TO = 1000
-# The highest level of the breaker that a delegation reached, in per cent of what was authorized.
-TRIPS = {80: "soft_alert", 100: "pause", 120: "hard_stop"}
+# Thresholds of the breaker, in per cent of what was authorized.
+TRIPS = {str(SOFT_ALERT): "at_80", str(REAUTHORIZATION): "at_100", str(HARD_STOP): "at_120"}
 PERIODS = {"24h": (24, 1), "30d": (30 * 24, 24)}
 
 
@@ -81,6 +82,7 @@ def overview(connection: Connection, visitor: Visitor) -> str:
         outcomes=_outcomes(figures.sums, now, period),
         payments=_payments(figures.sums, now, period),
         trips=_trips(figures.sums, now, period),
+        reached=sum(day.alerts[threshold] for threshold in TRIPS),
         decisions=sum(row.number for row in live if row.status in DECISIONS),
         due=due,
         newest=[documents.effective(row, now) for row in newest],
@@ -147,7 +149,7 @@ def _payments(sums: Sums, now: datetime, period: str) -> charts.Chart:
 
 def _trips(sums: Sums, now: datetime, period: str) -> charts.Chart:
     series = [
-        (label, {name: tally.levels[level] for level, name in TRIPS.items()})
+        (label, {name: tally.alerts[threshold] for threshold, name in TRIPS.items()})
         for label, tally in _series(sums, now, period)
     ]
     return charts.columns(series, tuple(TRIPS.values()))

@@ -51,6 +51,7 @@ def register_console(app: Flask) -> None:
         "when": text.when,
         "ago": text.ago,
         "words": text.words,
+        "series": text.series,
         "state": text.state,
         "segment": text.segment,
         "pretty": text.pretty,

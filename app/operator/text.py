@@ -104,6 +104,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def series(name: str) -> str:
+    """Return the name of a chart's part as words; ``at_80`` is a threshold."""
+    return f"{name[3:]} %" if name.startswith("at_") else words(name)
+
+
 def segment(name: str) -> str:
     """Return a name as a segment of an address."""
     return quote(name, safe="@:")

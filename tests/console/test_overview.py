@@ -173,8 +173,46 @@ def test_how_far_the_breaker_went_is_charted(world: World, admin: Visitor, time:
         world.send(world.callers["acme"], "POST", DELEGATIONS, body)
         time.advance(minutes=1)
     page = admin.see("/operator")
-    assert figures(page, "How far the breaker went") == [["09:00", "2", "1", "1"]]
-    assert "hard stop" in page
+    # 0.85 and 0.9 reach 80 %, 1.05 reaches 100 % as well, 1.3 all three.
+    assert figures(page, BREAKER) == [["09:00", "4", "2", "1"]]
+    assert tile(page, "Breaker in 24 h") == "7"
+
+
+BREAKER = "Thresholds of the breaker that were reached"
+
+
+def test_pauses_and_new_authorizations_of_live_work_show(
+    world: World, admin: Visitor, visitor: Callable[..., Visitor], time: Clock
+) -> None:
+    world.register()
+    works = []
+    for _ in range(2):
+        one = world.offer(estimated_cost_usd=2)
+        works.append((one, world.accept(one)))
+        # 85 %, then 105 %, at which it pauses.
+        world.meter(works[-1][1], 1.7, 0.4)
+    one, worker = works[0]
+    world.command(one, "reauthorize", {"new_estimate_usd": 4})
+    page = admin.see("/operator")
+    assert "2 paused, 1 authorized anew, 0 stopped" in page
+    assert tile(page, "Breaker in 24 h") == "4"
+    # 3.3 of 4, and it is done; the figures are the same once the ledger has closed it.
+    world.meter(worker, 1.2)
+    for sealed in (False, True):
+        if sealed:
+            assert worker.send("deliver", output={}).status_code == 200
+            world.command(one, "accept-result", {})
+            world.seal()
+        for who in (admin, visitor("acme"), visitor("globex", "viewer")):
+            page = who.see("/operator")
+            assert "2 paused, 1 authorized anew, 0 stopped" in page
+            assert figures(page, BREAKER) == [["09:00", "3", "2", "0"]]
+    assert figures(visitor("initech").see("/operator"), BREAKER) == []
+    time.advance(hours=25)
+    admin.sign_in()
+    assert tile(admin.see("/operator"), "Breaker in 24 h") == "0"
+    days = figures(admin.see("/operator?period=30d"), BREAKER)
+    assert days == [["20 Nov", "3", "2", "0"]]
 
 
 def test_columns_stand_on_each_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,41 @@ def test_a_delegation_shows_its_whole_life(
     assert admin.get("/operator/delegations/%00").status_code == 404
 
 
+def test_a_dispute_shows_what_it_is_decided_on(
+    world: World, admin: Visitor, visitor: Callable[..., Visitor]
+) -> None:
+    world.register()
+    one = world.offer()
+    worker = world.accept(one)
+    world.meter(worker, 0.5)
+    assert worker.send("ask", question="Which currency?").status_code == 200
+    world.command(one, "answer", {"answer": "Euro <b>only</b>"})
+    assert worker.send("deliver", output={"total": [1, {"eur": 4120.5}]}).status_code == 200
+    before = plain(admin.see(f"/operator/delegations/{one}"))
+    assert "Disputed by" not in before
+    world.command(one, "dispute", {"reason": "Two totals are <i>those</i> of other invoices"})
+    path = f"/operator/delegations/{one}"
+    for address, who in (
+        (path, admin),
+        (f"{path}/resolve", admin),
+        (path, visitor("globex", "viewer")),
+    ):
+        page = who.see(address)
+        for words in (
+            "Disputed</strong> by @acme:payables-clerk",
+            "Two totals are &lt;i&gt;those&lt;/i&gt; of other invoices",
+            "Which currency?",
+            "Euro &lt;b&gt;only&lt;/b&gt;",
+            "s3://invoices/2026-11-16",
+            "&#34;eur&#34;: 4120.5",
+        ):
+            assert words in page, (address, words)
+    bare = world.offer(task_input=None)
+    page = plain(admin.see(f"/operator/delegations/{bare}"))
+    assert "The task has no input beside its text" in page
+    assert "Nothing was delivered yet" in page
+
+
 def test_the_world_outside_has_a_statement(world: World, admin: Visitor) -> None:
     world.register()
     text = plain(admin.see("/operator/ledger/accounts/sys:world"))
@@ -224,7 +260,7 @@ def test_the_world_outside_has_a_statement(world: World, admin: Visitor) -> None
 def test_keys_are_shown_without_secrets(world: World, admin: Visitor) -> None:
     page = admin.see("/operator/operations")
     assert admin.key.split("_")[1] in page
-    assert admin.key.rpartition("_")[2] not in page
+    assert admin.key.split("_", 2)[2] not in page
     assert plain(page).count("developer") == 3
 
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.delegation.breaker import THRESHOLDS
 from app.delegation.errors import DelegationNotFound
@@ -490,19 +490,22 @@ def sum_alerts(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
     ``REAUTHORIZED``) and pair of owners, with how many there were.
     """
     closing = closing_transactions(first_seq, last_seq).subquery()
-    return _count_alerts(
-        reader,
-        Delegation.due_at.is_(None),
-        Delegation.id.in_(select(closing.c.delegation_id)),
-    )
+    closed = select(closing.c.delegation_id)
+    return _count_alerts(reader, closed, Delegation.due_at.is_(None))
 
 
 def count_live_alerts(reader: Reader, since: datetime) -> list[AnyRow]:
     """Return the same of delegations that the ledger has not closed yet, from a moment on."""
-    return _count_alerts(reader, Delegation.due_at.is_not(None), DelegationEvent.at >= since)
+    live = aliased(Delegation)
+    return _count_alerts(
+        reader, select(live.id).where(live.due_at.is_not(None)), DelegationEvent.at >= since
+    )
 
 
-def _count_alerts(reader: Reader, *which: ColumnElement[bool]) -> list[AnyRow]:
+def _count_alerts(
+    reader: Reader, delegations: Select[Any], condition: ColumnElement[bool]
+) -> list[AnyRow]:
+    """Count alerts of some delegations, which are looked up first: there are far more events."""
     keys = (
         _hour_of_alert.label("hour"),
         _alert.label("alert"),
@@ -512,7 +515,7 @@ def _count_alerts(reader: Reader, *which: ColumnElement[bool]) -> list[AnyRow]:
     statement = (
         select(*keys, func.count().label("number"))
         .join(DelegationEvent, _alerts)
-        .where(_has_alerts, *which)
+        .where(Delegation.id.in_(delegations), _has_alerts, condition)
         .group_by("hour", "alert", *keys[2:])
     )
     return list(reader.execute(statement))

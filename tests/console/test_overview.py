@@ -7,8 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
-from app.delegation.queries import sum_closings
+from app.delegation.queries import count_live_alerts, sum_alerts, sum_closings
 from app.http.context import Services
 from app.operator import charts, history, text
 from app.operator.history import History
@@ -213,6 +214,26 @@ def test_pauses_and_new_authorizations_of_live_work_show(
     assert tile(admin.see("/operator"), "Breaker in 24 h") == "0"
     days = figures(admin.see("/operator?period=30d"), BREAKER)
     assert days == [["20 Nov", "3", "2", "0"]]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+def test_alerts_are_found_by_delegation(services: Services, time: Clock) -> None:
+    # There are far more events than delegations that are live, or that a view has yet to read.
+    asked: list[tuple[str, object]] = []
+    with services.database.read() as connection:
+        event.listen(
+            connection, "before_cursor_execute", lambda *call: asked.append((call[2], call[3]))
+        )
+        count_live_alerts(connection, time.now)
+        sum_alerts(connection, 1, 9)
+        plans = [
+            [step[3] for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given)]
+            for sql, given in list(asked)
+        ]
+    assert len(plans) == 2
+    for plan in plans:
+        assert any("delegation_events USING INDEX" in step for step in plan)
+        assert not [step for step in plan if step.startswith("SCAN")]
 
 
 def test_columns_stand_on_each_other() -> None:

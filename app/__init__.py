@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from app.config import Settings
+    from app.http.context import Services
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -19,12 +20,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     from flask import Flask
 
     from app.access.blueprint import blueprint as audit
-    from app.access.limits import RateLimiter
-    from app.access.pepper import load_pepper
     from app.config import Settings
-    from app.db import Database
     from app.delegation.blueprint import blueprints as delegation
-    from app.http.context import EXTENSION, Services
+    from app.http.context import EXTENSION
     from app.http.gate import register_gate
     from app.http.health import blueprint as health
     from app.http.hooks import register_hooks
@@ -35,7 +33,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.ledger.blueprint import blueprint as ledger
     from app.ledger.blueprint import metering_blueprint as metering
     from app.notification.blueprint import blueprint as notification
-    from app.notification.lookups import lookups_of_requests
     from app.operator.blueprint import blueprint as operator
     from app.operator.register import register_console
     from app.registry.blueprint import blueprint as registry
@@ -43,14 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_env()
     app = Flask("app", static_folder="http/static", static_url_path="/assets")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    database = Database(settings)
-    app.extensions[EXTENSION] = Services(
-        settings,
-        database,
-        load_pepper(settings),
-        RateLimiter(settings.rate_limit_per_minute),
-        lookups=lookups_of_requests(settings.threads),
-    )
+    app.extensions[EXTENSION] = _services(settings)
     register_hooks(app)
     if settings.otlp_endpoint is not None:
         register_tracing(app, make_provider(settings.otlp_endpoint))
@@ -61,10 +51,29 @@ def create_app(settings: Settings | None = None) -> Flask:
     for blueprint in blueprints:
         api.register_blueprint(blueprint)
     register_documents(app, api)
-    register_metrics(app, settings, database)
+    register_metrics(app, settings, app.extensions[EXTENSION].database)
     register_console(app)
     _make_what_requests_share()
     return app
+
+
+def _services(settings: Settings) -> Services:
+    """Make the long-lived objects of an application."""
+    from app.access.limits import RateLimiter
+    from app.access.pepper import load_pepper
+    from app.db import Database
+    from app.http.context import Services
+    from app.json_schema.pool import pool_of
+    from app.notification.lookups import lookups_of_requests
+
+    return Services(
+        settings,
+        Database(settings),
+        load_pepper(settings),
+        RateLimiter(settings.rate_limit_per_minute),
+        checks=pool_of(settings),
+        lookups=lookups_of_requests(settings.threads),
+    )
 
 
 def _make_what_requests_share() -> None:

@@ -201,6 +201,15 @@ class Settings:
     quota_keys: int = _setting(
         100, _integer(0, MAX_QUOTA), "API keys of one owner that are neither revoked nor expired"
     )
+    schema_check_processes: int = _setting(
+        2, _integer(1, 64), "processes of each server process that apply capabilities' schemas"
+    )
+    schema_check_seconds: int = _setting(
+        2, _integer(1, 60), "computing time of all schema checks of one request"
+    )
+    schema_check_queue: int = _setting(
+        16, _integer(0, 1000), "requests of each server process that wait for a schema check"
+    )
     rate_limit_per_minute: int = _setting(
         6000, _integer(0, 10_000_000), "requests of one API key in a minute; 0 sets no limit"
     )

@@ -85,3 +85,12 @@ class Unavailable(DomainError):
     """The service cannot answer now; the caller may try again after ``retry_after`` seconds."""
 
     retry_after: ClassVar[int] = 1
+
+
+class Overtaken(Unavailable):
+    """What a write was prepared for changed before it began, and again when it was repeated.
+
+    A write that meets this is prepared anew, some times, before it is refused.
+    """
+
+    code = "overtaken"

@@ -25,7 +25,6 @@ from app.delegation import (
     service,
     work,
 )
-from app.delegation.capabilities import foresee_inputs, foresee_output
 from app.delegation.errors import (
     AcceptanceRulesChanged,
     DelegationNotFound,
@@ -34,7 +33,7 @@ from app.delegation.errors import (
 )
 from app.delegation.legacy import answers as legacy
 from app.delegation.models import Delegation
-from app.delegation.payloads import Verdicts
+from app.delegation.payloads import Demand, Verdicts
 from app.delegation.transitions import Actor
 from app.errors import DomainError
 from app.http import pagination
@@ -87,13 +86,27 @@ def _created(one: creation.Created) -> Body:
 Checked = tuple[Body, Verdicts]
 
 
-def _checked(foresee: Callable[..., Verdicts]) -> Callable[..., Checked]:
-    """Return what adds to a body what its payloads, held to their schemas, are found to be."""
+def _verdicts(principal: Principal, demands: Callable[..., list[Demand]]) -> Verdicts:
+    """Hold what goes in or out to the demands that a read finds, on the caller's account."""
+    with services().database.read() as connection:
+        found = demands(connection, _actor(principal))
+    return Verdicts(services().checks, principal.owner_id, found)
 
-    def prepare(_: Principal, body: Body, **path: str) -> Checked:
-        return body, foresee(services().database.read, body, **path)
 
-    return prepare
+def _checked_inputs(principal: Principal, body: Body) -> Checked:
+    bodies = body.get("delegations", [body])
+
+    def demands(connection: Connection, actor: Actor) -> list[Demand]:
+        return creation.input_demands(connection, actor, bodies)
+
+    return body, _verdicts(principal, demands)
+
+
+def _checked_output(principal: Principal, body: Body, delegation_id: str) -> Checked:
+    def demands(connection: Connection, actor: Actor) -> list[Demand]:
+        return work.output_demands(connection, actor, delegation_id, body["lease_token"], body)
+
+    return body, _verdicts(principal, demands)
 
 
 @blueprint.write(
@@ -102,7 +115,7 @@ def _checked(foresee: Callable[..., Verdicts]) -> Callable[..., Checked]:
     body=schemas.CreateDelegation(),
     returns=answers.DelegationOut(),
     problems=(404, 422),
-    prepare=_checked(foresee_inputs),
+    prepare=_checked_inputs,
 )
 def create_delegation(session: Session, principal: Principal, checked: Checked) -> Response:
     """Delegate a task: report inline work that is done, or offer remote work."""
@@ -118,7 +131,7 @@ def create_delegation(session: Session, principal: Principal, checked: Checked) 
     "/batch",
     body=schemas.CreateBatch(),
     returns=answers.BatchOut(),
-    prepare=_checked(foresee_inputs),
+    prepare=_checked_inputs,
 )
 def create_batch(session: Session, principal: Principal, checked: Checked) -> Response:
     """Report up to 100 pieces of inline work; each is settled, or refused, on its own."""
@@ -240,7 +253,7 @@ def answer(session: Session, actor: Actor, delegation_id: str, body: Body) -> Re
     "deliver",
     schemas.Deliver(),
     answers.DelegationOut(),
-    prepare=_checked(foresee_output),
+    prepare=_checked_output,
 )
 def deliver(session: Session, actor: Actor, delegation_id: str, checked: Checked) -> Response:
     """Hand over the result, for review or (with a review period of 0) for payment."""

@@ -1,27 +1,17 @@
-"""What a delegate's manifest says of the capability that a task names.
-
-Holding a payload to a capability's schema may take seconds, for which no lock should be held. So it
-is done before the transaction that needs it (``foresee_inputs``, ``foresee_output``), and again
-within it only if the schema has changed in between.
-"""
+"""What a delegate's manifest says of the capability that a task names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from app.delegation.errors import CapabilityUnknown, DelegationNotFound
-from app.delegation.payloads import Verdicts
-from app.delegation.queries import find_delegation
-from app.registry.queries import Party, find_parties, find_versions
+from app.delegation.errors import CapabilityUnknown
+from app.registry.queries import Party, find_versions
 
 Document = dict[str, Any]
-Read = Callable[[], AbstractContextManager[Connection]]
 
 
 def find_capability(
@@ -54,39 +44,3 @@ def output_schema(reader: Connection | Session, delegation: Any) -> Document:
         if capability["id"] == delegation.capability_id
     )
     return found
-
-
-def foresee_inputs(read: Read, body: Document) -> Verdicts:
-    """Hold the inputs of one request, or of all in a batch, to their capabilities' schemas."""
-    verdicts = Verdicts()
-    requests = body.get("delegations", [body])
-    named = [request for request in requests if request["capability_id"] is not None]
-    if not named:
-        return verdicts
-    with read() as connection:
-        parties = find_parties(connection, {request["delegate_agent_id"] for request in named})
-    for request in named:
-        # What is not there is for the transaction to refuse.
-        with suppress(KeyError, CapabilityUnknown):
-            delegate = parties[request["delegate_agent_id"]]
-            manifest = orjson.loads(delegate.manifest)
-            capability = find_capability(delegate, manifest, request["capability_id"])
-            if capability is not None:
-                verdicts.foresee(capability["input_schema"], request["task_input"])
-    return verdicts
-
-
-def foresee_output(read: Read, body: Document, delegation_id: str) -> Verdicts:
-    """Hold an output to the schema of the delegation's capability."""
-    verdicts = Verdicts()
-    if "output" not in body:
-        return verdicts
-    # What is not there is for the transaction to refuse.
-    with suppress(DelegationNotFound):
-        with read() as connection:
-            delegation = find_delegation(connection, delegation_id)
-            named = delegation.capability_id is not None
-            schema = output_schema(connection, delegation) if named else None
-        if schema is not None:
-            verdicts.foresee(schema, body["output"])
-    return verdicts

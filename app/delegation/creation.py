@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app import clock, ids
@@ -33,10 +34,10 @@ from app.delegation.errors import (
     PolicyForbidden,
 )
 from app.delegation.models import Delegation, DelegationEvent
-from app.delegation.payloads import Verdicts
+from app.delegation.payloads import Demand, Verdicts
 from app.delegation.settlement import evidence, metering_source, movement_of_close
 from app.delegation.transitions import Actor
-from app.errors import DomainError
+from app.errors import DomainError, Overtaken
 from app.ledger import service as ledger
 from app.ledger.errors import InsufficientFunds
 from app.ledger.metering import SERVICE, MeteringEvent, record_events
@@ -53,6 +54,17 @@ REHEARSAL_PER_CENT = 92
 REHEARSAL_MODEL_PER_CENT = 40
 
 Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Permit:
+    """What registry and policy allow, whatever goes in."""
+
+    requester: Party
+    delegate: Party
+    capability: dict[str, Any] | None
+    decision: policy.Decision
+    min_deadline_seconds: int
 
 
 @dataclass(frozen=True)
@@ -82,14 +94,10 @@ def create(
     """Create a delegation for each request, in order; one that is refused leaves its error.
 
     A request sees the funds that those before it left. The number of statements does not depend on
-    the number of inline requests; remote work is offered one by one. ``verdicts`` is what
-    ``foresee_inputs`` found.
+    the number of inline requests; remote work is offered one by one. ``verdicts`` holds what was
+    found of the ``input_demands``.
     """
-    parties = find_parties(
-        session,
-        {body[side] for body in bodies for side in ("requester_agent_id", "delegate_agent_id")},
-    )
-    rules = find_rules(session, {body["delegate_agent_id"] for body in bodies} & parties.keys())
+    parties, rules = _find_sides(session, bodies)
     admitted = [_caught(_admit, session, actor, body, parties, rules, verdicts) for body in bodies]
     # All accounts are locked at once and in order, so that no two writers wait for each other.
     balances = ledger.lock_balances(
@@ -113,11 +121,35 @@ def create(
 
 
 def _caught(function: Any, *arguments: Any) -> Any:
-    """Return the function's result, or the domain error it raises."""
+    """Return the function's result, or the domain error it raises. Raises ``Overtaken``."""
     try:
         return function(*arguments)
+    except Overtaken:
+        raise
     except DomainError as error:
         return error
+
+
+def input_demands(reader: Connection, actor: Actor, bodies: Sequence[Body]) -> list[Demand]:
+    """Return what the inputs have to match of the requests that are allowed but for that."""
+    named = [body for body in bodies if body["capability_id"] is not None]
+    parties, rules = _find_sides(reader, named)
+    permits = [_caught(_permit, actor, body, parties, rules) for body in named]
+    return [
+        (permit.capability["input_schema"], body["task_input"])
+        for body, permit in zip(named, permits, strict=True)
+        if isinstance(permit, Permit) and permit.capability is not None
+    ]
+
+
+def _find_sides(
+    reader: Session | Connection, bodies: Sequence[Body]
+) -> tuple[dict[str, Party], dict[str, Rules]]:
+    """Return the agents of all requests, and what those of the delegates take that there are."""
+    sides = ("requester_agent_id", "delegate_agent_id")
+    parties = find_parties(reader, {body[side] for body in bodies for side in sides})
+    delegates = {body["delegate_agent_id"] for body in bodies} & parties.keys()
+    return parties, find_rules(reader, delegates)
 
 
 def _admit(
@@ -128,7 +160,24 @@ def _admit(
     rules: Mapping[str, Rules],
     verdicts: Verdicts,
 ) -> Admitted:
-    """Check who acts, what the delegate takes and what policy says. Raises what refuses it."""
+    """Check all but funds. Raises what refuses the request."""
+    permit = _permit(actor, body, parties, rules)
+    requester, delegate = permit.requester, permit.delegate
+    if permit.capability is not None:
+        schema = permit.capability["input_schema"]
+        payloads.check(schema, body["task_input"], "task_input", verdicts)
+    if body["execution"] == lifecycle.REMOTE and delegate.owner_id != requester.owner_id:
+        require_place(session, rules[delegate.id], delegate.id, requester.owner_id, clock.now())
+    return Admitted(body, requester, delegate, permit.decision, permit.min_deadline_seconds)
+
+
+def _permit(
+    actor: Actor, body: Body, parties: Mapping[str, Party], rules: Mapping[str, Rules]
+) -> Permit:
+    """Check who acts, what the delegate takes and what policy says; it costs little.
+
+    Raises what refuses the request.
+    """
     requester = _party(parties, body["requester_agent_id"])
     delegate = _party(parties, body["delegate_agent_id"])
     if requester.owner_id != actor.owner_id:
@@ -143,8 +192,6 @@ def _admit(
         check_terms(taken, requester.owner_id, body)
     manifest = orjson.loads(delegate.manifest)
     capability = find_capability(delegate, manifest, body["capability_id"])
-    if capability is not None:
-        payloads.check(capability["input_schema"], body["task_input"], "task_input", verdicts)
     rated = delegate.trust["tier"] != "unrated"
     decision = policy.decide(
         policy.PolicyInput(
@@ -164,9 +211,7 @@ def _admit(
         refusal = PolicyDenied if policy.only_budget(decision) else PolicyForbidden
         violated = ", ".join(decision["violated_constraints"])
         raise refusal(f"policy refuses the delegation: {violated}", policy_decision=decision)
-    if body["execution"] == lifecycle.REMOTE and delegate.owner_id != requester.owner_id:
-        require_place(session, taken, delegate.id, requester.owner_id, clock.now())
-    return Admitted(body, requester, delegate, decision, min_deadline_seconds(taken, manifest))
+    return Permit(requester, delegate, capability, decision, min_deadline_seconds(taken, manifest))
 
 
 def _check_pins(body: Body, delegate: Party) -> None:

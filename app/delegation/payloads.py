@@ -1,116 +1,56 @@
-"""What goes in and comes out of a task, held to the schemas of the delegate's capability."""
+"""What goes in and comes out of a task, held to the schemas of the delegate's capability.
+
+Holding a payload to a schema may take seconds, for which no lock should be held. So it is done
+before the transaction that needs it, for what that transaction would otherwise do.
+"""
 
 from __future__ import annotations
 
-import atexit
 import hashlib
-import subprocess
-import sys
-import threading
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from app.delegation.errors import CapabilitySchemaUnusable, PayloadInvalid
-from app.delegation.payload_check import CPU_SECONDS, MEMORY_BYTES
+from app.errors import Overtaken
+from app.json_schema.pool import Check, Found, Pool, Stopped
 
-
-class CheckStopped(Exception):
-    """A check has reached its limit of computing time or memory."""
-
-
-class Checker:
-    """The process that does this process's checks, started when the first one is asked for."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.stop)
-
-    @property
-    def pid(self) -> int | None:
-        """The process's id; None while there is none."""
-        return self._process.pid if self._process else None
-
-    def errors(self, schema: dict[str, Any], payload: Any) -> list[dict[str, str]] | None:
-        """Return where a payload is not what a schema demands; None for a schema without use.
-
-        Raises ``CheckStopped``.
-        """
-        text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS).decode()
-        line = orjson.dumps({"schema": text, "payload": payload}) + b"\n"
-        with self._lock:
-            reply = self._ask(line)
-            if not reply.endswith(b"\n"):
-                self._end()
-                raise CheckStopped
-        found: list[dict[str, str]] | None = orjson.loads(reply)["errors"]
-        return found
-
-    def _ask(self, line: bytes) -> bytes:
-        if self._process is None or self._process.poll() is not None:
-            self._end()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.delegation.payload_check"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        reads, writes = self._process.stdout, self._process.stdin
-        assert reads is not None  # noqa: S101 (both are pipes)
-        assert writes is not None  # noqa: S101
-        try:
-            writes.write(line)
-            writes.flush()
-            return reads.readline()
-        except OSError:
-            return b""
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def stop(self) -> None:
-        """End the process; another check would start a new one."""
-        with self._lock:
-            self._end()
-
-
-_checker = Checker()
+Demand = tuple[dict[str, Any], Any]
+"""A schema, and the payload that it is for."""
 
 
 class Verdicts:
-    """What checks found that were made for a request before its transaction."""
+    """What was found of payloads, for one request."""
 
-    def __init__(self) -> None:
-        self._found: dict[bytes, list[dict[str, str]] | CheckStopped | None] = {}
+    def __init__(
+        self, pool: Pool | None = None, owner_id: str = "", demands: Sequence[Demand] = ()
+    ) -> None:
+        """Make every check, in the pool and on the account of an owner. Raises ``ChecksBusy``."""
+        self._found: dict[bytes, Found | Stopped] = {}
+        checks = {
+            _key(schema, payload): Check(_text(schema), payload)
+            for schema, payload in demands
+            if "$ref_uri" not in schema
+        }
+        if pool is not None and checks:
+            found = pool.run(owner_id, list(checks.values()))
+            self._found = dict(zip(checks, found, strict=True))
 
-    def foresee(self, schema: dict[str, Any], payload: Any) -> None:
-        """Make a check and remember what it found."""
-        if "$ref_uri" in schema:
-            return
+    def of(self, schema: dict[str, Any], payload: Any) -> Found | Stopped:
+        """Return what was found. Raises ``Overtaken`` for what was not asked."""
         try:
-            self._found[_key(schema, payload)] = _checker.errors(schema, payload)
-        except CheckStopped as stopped:
-            self._found[_key(schema, payload)] = stopped
+            return self._found[_key(schema, payload)]
+        except KeyError:
+            raise Overtaken("the capability's schema has just changed") from None
 
-    def errors(self, schema: dict[str, Any], payload: Any) -> list[dict[str, str]] | None:
-        """Return what ``Checker.errors`` does, which is asked only if it was not before.
 
-        Raises ``CheckStopped``.
-        """
-        key = _key(schema, payload)
-        found = self._found[key] if key in self._found else _checker.errors(schema, payload)
-        if isinstance(found, CheckStopped):
-            raise found
-        return found
+def _text(document: Any) -> str:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _key(schema: dict[str, Any], payload: Any) -> bytes:
-    text = orjson.dumps([schema, payload], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(text).digest()
+    return hashlib.sha256(_text([schema, payload]).encode()).digest()
 
 
 def check(schema: dict[str, Any], payload: Any, member: str, verdicts: Verdicts) -> None:
@@ -123,20 +63,22 @@ def check(schema: dict[str, Any], payload: Any, member: str, verdicts: Verdicts)
     if "$ref_uri" in schema:
         return
     part = member.removeprefix("task_")
-    try:
-        errors = verdicts.errors(schema, payload)
-    except CheckStopped:
+    found = verdicts.of(schema, payload)
+    if isinstance(found, Stopped):
         raise CapabilitySchemaUnusable(
-            f"applying the schema of the capability's {part} takes more than {CPU_SECONDS} seconds "
-            f"or {MEMORY_BYTES // 2**20} MiB; publish a version of the delegate with a simpler one"
-        ) from None
-    if errors is None:
+            f"applying the schema of the capability's {part} takes {found.detail}; "
+            "publish a version of the delegate with a simpler one"
+        )
+    if found is None:
         raise CapabilitySchemaUnusable(
             f"the schema of the capability's {part} cannot be applied; "
             "publish a version of the delegate whose schema stands alone"
         )
-    if errors:
+    if found:
         raise PayloadInvalid(
             f"the {member} does not match the schema of the delegate's capability",
-            errors=[{**error, "pointer": f"/{member}{error['pointer']}"} for error in errors],
+            errors=[
+                {"pointer": f"/{member}{pointer}", "code": code, "detail": detail}
+                for pointer, code, detail in found
+            ],
         )

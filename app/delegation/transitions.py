@@ -27,6 +27,7 @@ from app.delegation.errors import (
 )
 from app.delegation.models import Delegation, DelegationEvent
 from app.delegation.settlement import budget_of, evidence, movement_of_close
+from app.errors import DomainError
 from app.ledger import service as ledger
 from app.ledger.service import Leg, Movement
 from app.money import to_usd
@@ -63,6 +64,27 @@ def begin(
             f"the command came too late: {due.reason}; the delegation is {due.status}",
             delegation_status=due.status,
         )
+    _require_state(delegation, command, token)
+    if token is not None:
+        # Whatever a worker does with its lease is a sign of life.
+        delegation.silent_takeovers = 0
+    delegation.updated_at = now
+    return delegation
+
+
+def may_begin(
+    delegation: Any, actor: Actor, command: str, token: str | None, now: datetime
+) -> bool:
+    """Tell whether ``begin`` would let the actor give a delegation, only read here, a command."""
+    try:
+        _require_side(delegation, actor, command, token)
+        _require_state(delegation, command, token)
+    except DomainError:
+        return False
+    return lifecycle.overdue(delegation, now) is None
+
+
+def _require_state(delegation: Any, command: str, token: str | None) -> None:
     if command == "meter" and delegation.status == lifecycle.FAILED_HARD_STOP:
         raise BudgetStopped("120 % of the authorized amount was crossed; nothing more is metered")
     allowed = lifecycle.commands_for(delegation)
@@ -76,10 +98,6 @@ def begin(
         present = delegation.lease_token or ""
         if not hmac.compare_digest(present.encode(), token.encode()):
             raise LeaseLost("the lease token is not the present one; another worker has the task")
-        # Whatever a worker does with its lease is a sign of life.
-        delegation.silent_takeovers = 0
-    delegation.updated_at = now
-    return delegation
 
 
 def acting_as(delegation: Delegation, actor: Actor) -> str:
@@ -88,7 +106,7 @@ def acting_as(delegation: Delegation, actor: Actor) -> str:
     return delegation.requester_agent_id if own else lifecycle.OPERATOR
 
 
-def _require_side(delegation: Delegation, actor: Actor, command: str, token: str | None) -> None:
+def _require_side(delegation: Any, actor: Actor, command: str, token: str | None) -> None:
     known = lifecycle.COMMANDS[command]
     # Whoever holds the lease acts for the delegate.
     side = lifecycle.DELEGATE if token else known.side

@@ -11,18 +11,31 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.delegation import breaker, lifecycle, payloads
 from app.delegation.capabilities import output_schema
-from app.delegation.errors import CommandNotAllowed, NoTaskOffered, NotYourAgent
+from app.delegation.errors import (
+    CommandNotAllowed,
+    DelegationNotFound,
+    NoTaskOffered,
+    NotYourAgent,
+)
 from app.delegation.models import Delegation
-from app.delegation.payloads import Verdicts
-from app.delegation.queries import IN_LINE, is_waiting, list_waiting_owners
+from app.delegation.payloads import Demand, Verdicts
+from app.delegation.queries import IN_LINE, find_delegation, is_waiting, list_waiting_owners
 from app.delegation.settlement import budget_of, metering_source
-from app.delegation.transitions import Actor, begin, close, grow_hold, record, renew_lease
+from app.delegation.transitions import (
+    Actor,
+    begin,
+    close,
+    grow_hold,
+    may_begin,
+    record,
+    renew_lease,
+)
 from app.ledger import service as ledger
 from app.ledger.metering import MeteringEvent, record_events, unseen
 from app.registry.queries import find_owner
@@ -258,8 +271,8 @@ def deliver(
     """Hand over the result: ``output``, or ``output_uri`` with ``output_sha256``.
 
     When a capability was named, an output must match its output schema (``PayloadInvalid``);
-    ``verdicts`` is what ``foresee_output`` found. With a review period of 0 the delegation is
-    settled at once.
+    ``verdicts`` holds what was found of the ``output_demands``. With a review period of 0 the
+    delegation is settled at once.
     """
     delegation = begin(session, actor, delegation_id, "deliver", token)
     if delegation.capability_id is not None and "output" in deliverable:
@@ -277,6 +290,23 @@ def deliver(
         close(session, delegation, lifecycle.COMPLETED, charge, lifecycle.SYSTEM, reason=reason)
     session.flush()
     return delegation
+
+
+def output_demands(
+    reader: Connection, actor: Actor, delegation_id: str, token: str, deliverable: Mapping[str, Any]
+) -> list[Demand]:
+    """Return what an output has to match, where the actor may ``deliver`` it now."""
+    if "output" not in deliverable:
+        return []
+    try:
+        delegation = find_delegation(reader, delegation_id)
+    except DelegationNotFound:
+        return []
+    if delegation.capability_id is None:
+        return []
+    if not may_begin(delegation, actor, "deliver", token, clock.now()):
+        return []
+    return [(output_schema(reader, delegation), deliverable["output"])]
 
 
 def fail(session: Session, actor: Actor, delegation_id: str, token: str, reason: str) -> Delegation:

@@ -13,6 +13,7 @@ from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
 from app.config import Settings
 from app.db import Database
+from app.json_schema.pool import Pool, shared_pool
 from app.notification.lookups import Lookups, lookups_of_requests
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -28,6 +29,7 @@ class Services:
     pepper: bytes
     rate_limiter: RateLimiter
     key_usage: KeyUsage = field(default_factory=KeyUsage)
+    checks: Pool = field(default_factory=shared_pool)
     lookups: Lookups = field(default_factory=lambda: lookups_of_requests(threads=2))
 
     @property

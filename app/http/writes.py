@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from flask import Response, request
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.access.audit import record_request
 from app.access.service import Principal
 from app.engines import is_lock_timeout, is_retryable
-from app.errors import DomainError
+from app.errors import DomainError, Overtaken
 from app.http.context import request_id, services
 from app.http.problems import domain_problem
 from app.idempotency import service as idempotency
@@ -50,7 +51,7 @@ def run_write(
 
     ``prepare`` is for what takes long or asks the network: it runs where no answer is stored yet,
     before the transaction, and ``effect`` gets what it returns. What it raises leaves the key
-    unused.
+    unused. It is repeated where ``effect`` finds that others have changed what it rests on.
 
     A ``DomainError`` that settles the request undoes the effect and is stored as its answer; any
     other exception undoes everything, so that the key stays unused. A transaction that PostgreSQL
@@ -61,9 +62,11 @@ def run_write(
         stored = idempotency.find_answer(connection, identity)
     if stored is not None:
         return _replay(stored)
-    prepared = () if prepare is None else (prepare(),)
     try:
-        return _in_transaction(principal, identity, lambda session: effect(session, *prepared))
+        for _ in range(MAX_ATTEMPTS - 1):
+            with suppress(Overtaken):
+                return _prepared(principal, identity, effect, prepare)
+        return _prepared(principal, identity, effect, prepare)
     except DomainError as error:
         if not error.settled:
             raise
@@ -71,6 +74,16 @@ def run_write(
     # The effect is undone. That it was refused is stored in a transaction of its own; a rival with
     # the same key that came between had its effect, and then its answer is the one that counts.
     return _in_transaction(principal, identity, lambda _: refusal)
+
+
+def _prepared(
+    principal: Principal,
+    identity: WriteRequest,
+    effect: Effect,
+    prepare: Callable[[], Any] | None,
+) -> Response:
+    prepared = () if prepare is None else (prepare(),)
+    return _in_transaction(principal, identity, lambda session: effect(session, *prepared))
 
 
 def _in_transaction(principal: Principal, identity: WriteRequest, effect: Effect) -> Response:

@@ -62,10 +62,13 @@ def _with_secret(subscription: Subscription) -> Response:
 
 
 def _reachable(principal: Principal, body: Body, **path: str) -> Body:
-    """Return the body if its URL leads where a webhook may.
+    """Return the body if its URL leads where a webhook may; nobody looks for others' webhooks.
 
-    Raises ``ValidationFailed`` and ``TooManyLookups``.
+    Raises ``WebhookNotFound``, ``ValidationFailed`` and ``TooManyLookups``.
     """
+    if path:
+        with services().database.read() as connection:
+            queries.find_subscription(connection, path["webhook_id"], principal.owner_id)
     allow_private = services().settings.webhook_allow_private
     try:
         if "url" in body:

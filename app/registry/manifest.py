@@ -2,7 +2,8 @@
 
 A manifest is held against the JSON Schema shipped beside this module, the meta-schemas of the JSON
 Schemas its capabilities carry, and the rules no schema can express: unique capability ids and no
-inline secrets. All violations are reported at once. Nothing is ever fetched from the network.
+inline secrets. All violations are reported at once. Nothing is ever fetched from the network. What
+else the capabilities' schemas may not be is found by ``app.json_schema.form``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from typing import Any
 import jsonschema_rs
 
 from app.canonical import Canonical
-from app.json_values import pointer_to, token, walk
-
-MAX_REPORTED = 100
-"""At most this many violations are reported for one manifest."""
+from app.json_schema.evaluation import MAX_REPORTED as MAX_REPORTED
+from app.json_schema.evaluation import Finding, Judge
+from app.json_values import pointer_to, walk
 
 MAX_DEPTH = 200
 """The deepest nesting that a service can be told to read; nothing below it is looked at."""
@@ -47,6 +47,21 @@ _MANIFEST = jsonschema_rs.Draft202012Validator(
     offline=True,
 )
 
+_JUDGE = Judge(_SCHEMA, _MANIFEST)
+# Every name of a member that the format knows, wherever, and the most items of any of its lists.
+_NAMES = frozenset(
+    name
+    for _, place, value in walk(_SCHEMA, MAX_DEPTH)
+    if place and place[1] == "properties"
+    for name in value
+)
+MAX_ITEMS = 200
+_MAY_BE_AT_FAULT = re.compile(
+    r'"(\$(ref|dynamicRef|recursiveRef|id|anchor|dynamicAnchor)|pattern|patternProperties)": '
+    r'|"\$schema": .*"\$schema": |draft-04',
+    re.DOTALL,
+)
+
 _DEFAULT_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _DRAFTS = {
     draft: jsonschema_rs.validator_for(
@@ -61,30 +76,10 @@ _DRAFTS = {
     )
 }
 
-# The texts name the rule and never the value found, which may be a secret or very long.
-_EXPECTED = {
-    "required": "This member is required.",
-    "additionalProperties": "This member is not part of the format; remove it.",
-    "type": "Must be of type {}.",
-    "enum": "Must be one of {}.",
-    "const": "Must be {}.",
-    "minimum": "Must be at least {}.",
-    "maximum": "Must be at most {}.",
-    "minLength": "Must have at least {} character(s).",
-    "maxLength": "Must have at most {} character(s).",
-    "minItems": "Must have at least {} item(s).",
-    "maxItems": "Must have at most {} item(s).",
-    "uniqueItems": "Must not repeat an item.",
-    "pattern": "Must match the regular expression {}.",
-    "format": "Must have the format {}.",
-}
-
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET_WORD = re.compile(
     r"(?:secret|token|pass(?:word|wd|phrase)|(?:api|private|access|secret)_?key)(s?)(?![a-z])"
 )
-# The pointer, the code and the detail of a violation.
-_Finding = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -133,46 +128,40 @@ def _document_order(pointer: str) -> list[tuple[int, str]]:
     return [(len(part) if part.isdecimal() else 0, part) for part in pointer.split("/")]
 
 
-def _child(parent: str, name: str | int) -> str:
-    """Extend a JSON Pointer."""
-    return f"{parent}/{token(name)}"
+def _schema_findings(manifest: object) -> Iterator[Finding]:
+    """Hold the manifest against its schema; for a missing or unknown member, name the member."""
+    if not _MANIFEST.is_valid(manifest):
+        yield from _JUDGE.findings(_cut(manifest))
 
 
-def _resolve(document: Any, path: str) -> Any:
-    """Return the value a JSON Pointer leads to (RFC 6901 section 4)."""
-    for part in path.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        document = document[int(name)] if isinstance(document, list) else document[name]
-    return document
+def _cut(value: Any) -> Any:
+    """Return a value of the manifest without what lies beyond the violations that are reported.
 
-
-def _schema_findings(manifest: object) -> Iterator[_Finding]:
-    """Hold the manifest against its schema; for a missing or unknown member, name the member.
-
-    The errors come from ``evaluate``: the paths of ``iter_errors`` turn a member named 007 into 7.
+    What is left of a list is still too long; the members that the format knows all stay.
     """
-    for error in _MANIFEST.evaluate(manifest).errors():
-        pointer = error["instanceLocation"]
-        location = error["schemaLocation"].partition("#")[2]
-        parent, _, keyword = location.rpartition("/")
-        rule = _resolve(_SCHEMA, location)
-        code = re.sub(r"(?=[A-Z])", "_", keyword).lower()
-        if rule is False and keyword != "additionalProperties":
-            yield pointer, "false_schema", "Must be absent in this combination; remove it."
-        elif keyword == "required":
-            for name in rule:
-                if name not in _resolve(manifest, pointer):
-                    yield _child(pointer, name), code, _EXPECTED[keyword]
-        elif keyword == "additionalProperties":
-            known = _resolve(_SCHEMA, parent)["properties"]
-            for name in sorted(_resolve(manifest, pointer).keys() - known):
-                yield _child(pointer, name), code, _EXPECTED[keyword]
-        else:
-            values = rule if isinstance(rule, list) else [rule]
-            yield pointer, code, _EXPECTED[keyword].format(", ".join(map(json.dumps, values)))
+    if isinstance(value, list):
+        return [_cut(item) for item in value[: MAX_ITEMS + 1]]
+    if not isinstance(value, dict):
+        return value
+    unknown = islice((name for name in value if name not in _NAMES), MAX_REPORTED)
+    return {name: _cut(value[name]) for name in chain(_NAMES & value.keys(), unknown)}
 
 
-def _capability_findings(manifest: object) -> Iterator[_Finding]:
+def capability_schemas(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the schemas of a valid manifest's capabilities that may be at fault in their form.
+
+    Each comes as JSON text, with its pointer. What refers to nothing, has no pattern and names
+    nothing by an identifier is valid once it is valid by its meta-schema.
+    """
+    for index, capability in enumerate(manifest["capabilities"]):
+        for member in ("input_schema", "output_schema"):
+            schema = capability[member]
+            text = json.dumps(schema)
+            if "$ref_uri" not in schema and _MAY_BE_AT_FAULT.search(text):
+                yield f"/capabilities/{index}/{member}", text
+
+
+def _capability_findings(manifest: object) -> Iterator[Finding]:
     """Check what the schema cannot: that ids are unique, and the schemas capabilities carry."""
     capabilities = manifest.get("capabilities") if isinstance(manifest, dict) else None
     seen: set[str] = set()
@@ -204,13 +193,15 @@ def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if validator is None:
         yield "/$schema", f"Must be a known draft of JSON Schema: {', '.join(_DRAFTS)}."
         return
+    if validator.is_valid(inline):
+        return
     for error in validator.evaluate(inline).errors():
         keyword = error["schemaLocation"].rpartition("/")[2]
         detail = f"Must be valid JSON Schema; the meta-schema's rule {keyword} is broken here."
         yield error["instanceLocation"], detail
 
 
-def _inline_secrets(manifest: object) -> Iterator[_Finding]:
+def _inline_secrets(manifest: object) -> Iterator[Finding]:
     detail = "Must not hold a secret; name where it is kept in a member whose name ends in _ref."
     for _, place, value in walk(manifest, MAX_DEPTH):
         name = place[1] if place else None

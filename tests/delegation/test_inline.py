@@ -221,7 +221,7 @@ class TestCapabilities:
         create(acme, **named, task_input={"invoice_text": "Total 5"})
         for task_input, pointer in (
             ({"invoice_text": 5}, "/task_input/invoice_text"),
-            ({}, "/task_input"),
+            ({}, "/task_input/invoice_text"),
             (None, "/task_input"),
         ):
             response = acme.post(DELEGATIONS, request(**named, task_input=task_input))

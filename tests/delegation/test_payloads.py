@@ -2,109 +2,90 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
 import pytest
 
+from app.canonical import Canonical
 from app.delegation import payloads
 from app.delegation.errors import PayloadInvalid
-from app.delegation.payloads import Checker, CheckStopped
+from app.errors import Overtaken
 from app.http.context import Services
+from app.json_schema.pool import Check, ChecksBusy, Pool
+from app.registry import service as registry
+from app.registry.queries import find_owner
 from tests.client import Api
 from tests.delegation.conftest import CLERK, DELEGATIONS, READER, accept, offer, problem, request
-from tests.registry.manifests import build_capability, build_manifest
+from tests.json_schema.schemas import (
+    CIRCLES,
+    ENDLESS,
+    EXPLOSIVE,
+    LIST,
+    TWICE,
+    USELESS,
+    Schema,
+    about,
+    chain,
+    nested,
+)
+from tests.registry.manifests import Document, build_capability, build_manifest
 from tests.reliability.evidence import contents
 from tests.reliability.hostile import assert_refused
 
-Schema = dict[str, Any]
+NO_LIMITS = registry.Quotas(*[0] * 5)
 
 
-def chain(length: int, keyword: str) -> Schema:
-    """Return a schema that applies ``keyword`` to two references, each to two, and so on."""
-    steps = {
-        f"s{number}": {keyword: [{"$ref": f"#/$defs/s{number + 1}"}] * 2}
-        for number in range(length)
-    }
-    last: Schema = {f"s{length}": {"type": "integer"}}
-    return about({"$ref": "#/$defs/s0"}) | {"$defs": {**steps, **last}}
-
-
-def line(length: int) -> Schema:
-    """Return a schema that leads from one reference to the next."""
-    steps: Schema = {f"s{number}": {"$ref": f"#/$defs/s{number + 1}"} for number in range(length)}
-    return about({"$ref": "#/$defs/s0"}) | {"$defs": {**steps, f"s{length}": {}}}
-
-
-def about(rule: Schema) -> Schema:
-    """Return a schema of objects whose member ``x`` follows a rule."""
-    return {"type": "object", "properties": {"x": rule}}
-
-
-def nested(depth: int) -> Any:
-    """Return an object in ``x`` of an object, and so on."""
-    value: Any = {}
-    for _ in range(depth):
-        value = {"x": value}
-    return value
-
-
-TWICE = about({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]})
-# A schema and an input that no machine gets to the end of, or that ends the process which tries.
-ENDLESS: dict[str, tuple[Schema, Any]] = {
-    "alternatives": (chain(60, "anyOf"), {"x": "text"}),
-    "all of them": (chain(60, "allOf"), {"x": 1}),
-    "one of them": (chain(60, "oneOf"), {"x": 1}),
-    "a tree": (TWICE, nested(50)),
-    "a large pattern": (about({"pattern": "(?:a?){90000}b"}), {"x": "a" * 900_000}),
-    "a long way": (line(25_000), {"x": 1}),
-}
-# Schemas that cannot be applied without fetching something, or at all.
-USELESS: dict[str, Schema] = {
-    "remote": {"type": "object", "$ref": "https://evil.example/schema.json"},
-    "a file": {"type": "object", "$ref": "file:///etc/passwd"},
-    "a base elsewhere": {"type": "object", "$id": "https://evil.example/a", "$ref": "b"},
-    "nowhere": {"type": "object", "$ref": "#/$defs/none"},
-    "no pattern": about({"pattern": "("}),
-    "a look back": about({"pattern": "(a)\\1"}),
-    "a look ahead": about({"pattern": "^(?=a)"}),
-    "a huge pattern": about({"pattern": "((a{0,1000}){0,1000}){0,1000}"}),
-}
-# Schemas that go round in circles, and are nonetheless applied.
-CIRCLES: dict[str, Schema] = {
-    "itself": {"type": "object", "$ref": "#"},
-    "two": {"type": "object", "$ref": "#/$defs/a"}
-    | {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-    "alternatives": {"type": "object", "anyOf": [{"$ref": "#"}, {"$ref": "#"}]},
-    "dynamic": {"type": "object", "$dynamicAnchor": "a", "$dynamicRef": "#a"},
-    "a list": about({"$ref": "#"}),
-}
+def evil(version: str, schema: Schema, member: str) -> Document:
+    """Return a manifest of the delegate whose capability ``evil`` has a schema."""
+    plain = {"input_schema": {"type": "object"}, "output_schema": {"type": "object"}}
+    capability = build_capability("evil", **(plain | {member: schema}))
+    return build_manifest("reader", version, capabilities=[capability])
 
 
 def publish(globex: Api, version: str, schema: Schema, member: str = "input_schema") -> None:
     """Publish a version of the delegate whose capability ``evil`` has a schema."""
-    plain = {"input_schema": {"type": "object"}, "output_schema": {"type": "object"}}
-    capability = build_capability("evil", **(plain | {member: schema}))
-    manifest = build_manifest("reader", version, capabilities=[capability])
-    response = globex.put(f"/v1/agents/{READER}", {"manifest": manifest})
+    body = {"manifest": evil(version, schema, member)}
+    response = globex.put(f"/v1/agents/{READER}", body)
     assert response.status_code == 200, response.text
 
 
-def delegate(acme: Api, payload: Any) -> Any:
+def publish_formerly(services: Services, version: str, schema: Schema) -> None:
+    """Have such a version there, as an earlier release published it, which judged no schema."""
+    manifest = Canonical.of(evil(version, schema, "input_schema"))
+    with services.database.transaction() as session:
+        owner_id = find_owner(session, READER)
+        publication = registry.prepare_version(session, owner_id, READER, manifest)
+        registry.publish_version(session, owner_id, READER, publication, NO_LIMITS)
+
+
+def delegate(acme: Api, payload: Any, **more: Any) -> Any:
     """Ask for the capability ``evil``."""
-    return acme.post(DELEGATIONS, request(capability_id="evil", task_input=payload))
+    return acme.post(DELEGATIONS, request(capability_id="evil", task_input=payload, **more))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The values that were held to schemas, in order."""
+    values: list[Any] = []
+    run = Pool.run
+
+    def noted(pool: Pool, owner_id: str, checks: Sequence[Check]) -> Any:
+        values.extend(check.value for check in checks)
+        return run(pool, owner_id, checks)
+
+    monkeypatch.setattr(Pool, "run", noted)
+    return values
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"])
 @pytest.mark.usefixtures("agents")
-class TestOverHttp:
-    def test_an_endless_check_is_ended(self, acme: Api, globex: Api) -> None:
-        for number, (name, (schema, payload)) in enumerate(ENDLESS.items()):
-            publish(globex, f"2.{number}.0", schema)
+class TestHostileSchemas:
+    def test_an_endless_check_is_ended(self, acme: Api, globex: Api, services: Services) -> None:
+        for number, (name, (schema, payload)) in enumerate((EXPLOSIVE | ENDLESS).items()):
+            publish_formerly(services, f"2.{number}.0", schema)
             response = delegate(acme, payload)
             assert problem(response) == (409, "capability_schema_unusable"), name
             assert "2 seconds" in response.get_json()["detail"]
@@ -112,6 +93,39 @@ class TestOverHttp:
         publish(globex, "3.0.0", about({"type": "string"}))
         assert delegate(acme, {"x": "text"}).status_code == 200
         assert_refused(delegate(acme, {"x": 1}), 422, at="/task_input/x")
+
+    def test_a_batch_has_one_budget(
+        self, acme: Api, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_formerly(services, "2.0.0", chain(60, "allOf"))
+        spent = []
+        ask = services.checks.run
+
+        def run(owner_id: str, checks: Sequence[Check]) -> Any:
+            spent.append(len(checks))
+            return ask(owner_id, checks)
+
+        monkeypatch.setattr(services.checks, "run", run)
+        entries = [request(capability_id="evil", task_input={"x": number}) for number in range(100)]
+        answer = acme.post(f"{DELEGATIONS}/batch", {"delegations": entries}).get_json()
+        assert answer["failed"] == 100
+        codes = {result["problem"]["code"] for result in answer["results"]}
+        assert codes == {"capability_schema_unusable"}
+        assert spent == [100]
+
+    def test_what_cost_too_much_is_not_tried_again(
+        self, acme: Api, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_formerly(services, "2.0.0", chain(60, "allOf"))
+        refusal = delegate(acme, {"x": 1})
+        assert problem(refusal) == (409, "capability_schema_unusable")
+
+        def start(*_: object) -> None:
+            raise AssertionError("a process was asked")
+
+        monkeypatch.setattr(Pool, "_turn", start)
+        again = delegate(acme, {"x": 2})
+        assert again.get_json()["detail"] == refusal.get_json()["detail"]
 
     def test_a_delivery_that_ends_its_check_leaves_the_task_as_it_was(
         self, acme: Api, globex: Api, services: Services
@@ -125,19 +139,113 @@ class TestOverHttp:
         assert contents(services.database)["delegation_delegations"] == before
         assert worker.send("deliver", output=nested(2)).status_code == 200
 
-    def test_no_lock_is_held_during_a_check(
-        self, acme: Api, globex: Api, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        checked = []
-        ask = Checker.errors
+    def test_a_schema_without_use_is_refused(self, acme: Api, services: Services) -> None:
+        for number, (name, (schema, _)) in enumerate(USELESS.items()):
+            publish_formerly(services, f"2.{number}.0", schema)
+            response = delegate(acme, {"x": "text"})
+            assert problem(response) == (409, "capability_schema_unusable"), name
+            assert "stands alone" in response.get_json()["detail"]
 
-        def errors(checker: Checker, schema: Schema, payload: Any) -> Any:
+    def test_circles_come_to_an_end(self, acme: Api, services: Services) -> None:
+        circles = CIRCLES | {"a list": (LIST, "")}
+        for number, (name, (schema, _)) in enumerate(circles.items()):
+            publish_formerly(services, f"2.{number}.0", schema)
+            assert delegate(acme, nested(30)).status_code == 200, name
+
+    def test_a_slow_pattern_is_not(self, acme: Api, globex: Api) -> None:
+        publish(globex, "2.0.0", about({"pattern": "^(a+)+$"}))
+        assert_refused(delegate(acme, {"x": "a" * 900_000 + "!"}), 422, at="/task_input/x")
+
+    def test_a_busy_pool_is_429_and_leaves_the_key_unused(
+        self, acme: Api, globex: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}))
+
+        def busy(*_: object) -> None:
+            raise ChecksBusy("others' checks are under way", retry_after=1)
+
+        body = request(capability_id="evil", task_input={"x": "a"})
+        with monkeypatch.context() as patched:
+            patched.setattr(Pool, "_await", busy)
+            response = acme.post(DELEGATIONS, body, idempotency_key="again")
+            assert problem(response) == (429, "checks_busy")
+            assert response.headers["Retry-After"] == "1"
+        assert acme.post(DELEGATIONS, body, idempotency_key="again").status_code == 200
+
+
+@pytest.mark.usefixtures("agents")
+class TestWhoIsServed:
+    """No check is made for whoever may not do what it is for."""
+
+    def test_no_check_for_what_is_refused_anyway(
+        self, acme: Api, globex: Api, asked: list[Any], caller: Callable[..., Api]
+    ) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}))
+        stranger = caller("stranger")
+        assert problem(delegate(stranger, {"x": 1})) == (403, "not_your_agent")
+        named = {"capability_id": "evil", "task_input": {"x": 1}}
+        batch = stranger.post(f"{DELEGATIONS}/batch", {"delegations": [request(**named)] * 3})
+        assert batch.get_json()["failed"] == 3
+        refusals = {
+            "agent_not_found": {"delegate_agent_id": "@globex:nobody"},
+            "policy_denied": {"max_budget_usd": 1},
+            "policy_forbidden": {"required_permissions": ["root"]},
+            "capability_unknown": {"capability_id": "none"},
+        }
+        for code, changes in refusals.items():
+            refused = acme.post(DELEGATIONS, request(**(named | changes)))
+            assert refused.get_json()["code"] == code
+        assert globex.delete(f"/v1/agents/{READER}").status_code == 200
+        assert delegate(acme, {"x": 1}).get_json()["code"] == "delegate_inactive"
+        assert asked == []
+
+    def test_no_check_of_what_nobody_may_deliver(
+        self, acme: Api, globex: Api, asked: list[Any], caller: Callable[..., Api]
+    ) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}), "output_schema")
+        named = offer(acme, capability_id="evil", task_input={})
+        path = f"{DELEGATIONS}/{named['delegation_id']}/deliver"
+        asked.clear()
+        body = {"lease_token": "1.guessed", "output": {"x": 1}}
+        assert problem(globex.post(path, body)) == (409, "command_not_allowed")
+        worker = accept(globex, named["delegation_id"])
+        for api in (acme, caller("stranger")):
+            assert problem(api.post(path, body)) == (403, "not_a_party")
+        assert problem(globex.post(path, body)) == (409, "lease_lost")
+        missing = f"{DELEGATIONS}/01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10/deliver"
+        assert problem(globex.post(missing, body)) == (404, "delegation_not_found")
+        assert asked == []
+        assert_refused(worker.send("deliver", output={"x": 1}), 422, at="/output/x")
+        assert asked == [{"x": 1}]
+
+    def test_a_replay_is_not_checked_again(self, acme: Api, globex: Api, asked: list[Any]) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}))
+        body = request(capability_id="evil", task_input={"x": "a"})
+        first = acme.post(DELEGATIONS, body, idempotency_key="one")
+        again = acme.post(DELEGATIONS, body, idempotency_key="one")
+        assert again.data == first.data
+        assert asked == [{"x": "a"}]
+
+    def test_no_lock_is_held_during_a_check(
+        self,
+        acme: Api,
+        globex: Api,
+        services: Services,
+        dialect: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if dialect != "sqlite":
+            pytest.skip("asks for the one write lock of SQLite")
+        checked = []
+        ask = Pool.run
+
+        def run(pool: Pool, owner_id: str, checks: Sequence[Check]) -> Any:
             with closing(sqlite3.connect(services.settings.url.database or "", timeout=0)) as other:
                 other.execute("BEGIN IMMEDIATE")
-            checked.append(payload)
-            return ask(checker, schema, payload)
+            checked.extend(check.value for check in checks)
+            return ask(pool, owner_id, checks)
 
-        monkeypatch.setattr(Checker, "errors", errors)
+        monkeypatch.setattr(Pool, "run", run)
         rule = about({"type": "string"})
         publish(globex, "2.0.0", rule)
         assert_refused(delegate(acme, {"x": 1}), 422, at="/task_input/x")
@@ -150,72 +258,99 @@ class TestOverHttp:
         assert_refused(worker.send("deliver", output={"x": 2}), 422, at="/output/x")
         assert worker.send("deliver", output={"x": "c"}).status_code == 200
         values = [payload["x"] for payload in checked if "x" in payload]
-        assert values == [1, "a", "b", "b", 2, "c"]
+        # What is the same is asked once.
+        assert values == [1, "a", "b", 2, "c"]
 
-    def test_a_schema_without_use_is_refused(self, acme: Api, globex: Api) -> None:
-        for number, (name, schema) in enumerate(USELESS.items()):
-            publish(globex, f"2.{number}.0", schema)
-            response = delegate(acme, {"x": "text"})
-            assert problem(response) == (409, "capability_schema_unusable"), name
-            assert "stands alone" in response.get_json()["detail"]
+    def test_a_schema_that_changes_meanwhile_is_asked_anew(
+        self, acme: Api, globex: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}))
+        ask, versions = Pool.run, iter(("3.0.0",))
 
-    def test_circles_come_to_an_end(self, acme: Api, globex: Api) -> None:
-        for number, (name, schema) in enumerate(CIRCLES.items()):
-            publish(globex, f"2.{number}.0", schema)
-            assert delegate(acme, nested(30)).status_code == 200, name
+        def run(pool: Pool, owner_id: str, checks: Sequence[Check]) -> Any:
+            for version in versions:
+                publish(globex, version, about({"type": "integer"}))
+            return ask(pool, owner_id, checks)
 
-    def test_a_slow_pattern_is_not(self, acme: Api, globex: Api) -> None:
-        publish(globex, "2.0.0", about({"pattern": "^(a+)+$"}))
-        assert_refused(delegate(acme, {"x": "a" * 900_000 + "!"}), 422, at="/task_input/x")
+        monkeypatch.setattr(Pool, "run", run)
+        found = delegate(acme, {"x": 1})
+        assert found.status_code == 200
+        assert found.get_json()["delegate_version"] == "3.0.0"
+
+    def test_one_that_never_stays_the_same_is_unavailable(
+        self, acme: Api, globex: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(globex, "2.0.0", about({"type": "string"}))
+        ask, number = Pool.run, [1]
+
+        def run(pool: Pool, owner_id: str, checks: Sequence[Check]) -> Any:
+            number[0] += 1
+            publish(globex, f"2.{number[0]}.0", about({"minimum": number[0]}))
+            return ask(pool, owner_id, checks)
+
+        monkeypatch.setattr(Pool, "run", run)
+        response = delegate(acme, {"x": 1})
+        assert problem(response) == (503, "overtaken")
+        assert response.headers["Retry-After"] == "1"
+
+
+CLOSED = {
+    "type": "object",
+    "properties": {"invoice": {"type": "string"}, "lines": {"items": {"type": "integer"}}},
+    "required": ["invoice"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"])
+@pytest.mark.usefixtures("agents")
+class TestWhatIsSaid:
+    """An error names the rule that is broken and the member it is about, and never the value."""
+
+    @pytest.mark.parametrize(
+        ("schema", "payload", "expected"),
+        [
+            (CLOSED, {}, [("/invoice", "required")]),
+            (
+                CLOSED,
+                {"a/b": 1},
+                [("/a~1b", "additional_properties"), ("/invoice", "required")],
+            ),
+            (CLOSED, {"invoice": 1}, [("/invoice", "type")]),
+            (CLOSED, {"invoice": "", "lines": [1, "x"]}, [("/lines/1", "type")]),
+            (about({"minLength": 3}), {"x": "s3"}, [("/x", "min_length")]),
+            (
+                about({"type": "array", "uniqueItems": True}),
+                {"x": ["s3cr3t", "s3cr3t"]},
+                [("/x", "unique_items")],
+            ),
+        ],
+    )
+    def test_the_rule_and_the_member(
+        self, acme: Api, globex: Api, schema: Schema, payload: Any, expected: list[Any]
+    ) -> None:
+        publish(globex, "2.0.0", schema)
+        errors = assert_refused(delegate(acme, payload), 422)["errors"]
+        found = [(error["pointer"], error["code"]) for error in errors]
+        assert found == [(f"/task_input{pointer}", code) for pointer, code in expected]
+        assert "s3" not in str([error["detail"] for error in errors])
 
     def test_what_is_reported_is_limited(self, acme: Api, globex: Api) -> None:
-        publish(globex, "2.0.0", about({"items": {"type": "string", "maxLength": 0}}))
+        rule = {"items": {"type": "string", "pattern": "^" + "b" * 400}}
+        publish(globex, "2.0.0", about(rule))
         response = delegate(acme, {"x": ["x" * 5_000] * 150})
         errors = assert_refused(response, 422, at="/task_input/x/0")["errors"]
         assert len(errors) == 100
         assert max(len(error["detail"]) for error in errors) <= 300
 
 
-class TestTheProcess:
-    @pytest.fixture
-    def checker(self) -> Iterator[Checker]:
-        """A checker of the test's own."""
-        own = Checker()
-        yield own
-        own.stop()
-
-    def test_it_is_kept_and_replaced_when_it_is_gone(self, checker: Checker) -> None:
-        schema: Schema = {"type": "string"}
-        assert checker.errors(schema, "text") == []
-        first = checker.pid
-        assert first is not None
-        assert checker.errors(schema, "text") == []
-        assert checker.pid == first
-        os.kill(first, signal.SIGKILL)
-        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
-        assert checker.errors(schema, "text") == []
-        assert checker.pid != first
-        checker.stop()
-        assert checker.pid is None
-
-    def test_memory_is_limited(self, checker: Checker) -> None:
-        with pytest.raises(CheckStopped):
-            checker.errors(chain(60, "allOf"), {"x": 1})
-        assert checker.errors({}, {"x": 1}) == []
-
-    def test_a_payload_of_any_size_gets_through(self, checker: Checker) -> None:
-        large = {"x": ["text"] * 100_000}
-        assert checker.errors(about({"items": {"type": "string"}}), large) == []
-        found = checker.errors(about({"items": {"type": "integer"}}), large)
-        assert found is not None
-        assert len(found) == 100
-
-
-def test_what_nobody_foresaw_is_checked_when_it_is_asked_for() -> None:
-    verdicts = payloads.Verdicts()
-    verdicts.foresee({"type": "string"}, {"x": 1})
+def test_what_nobody_asked_is_not_known(services: Services) -> None:
+    demands = [({"type": "string"}, {"x": 1}), ({"type": "object"}, {"x": 1})]
+    verdicts = payloads.Verdicts(services.checks, "owner", demands)
     payloads.check({"type": "object"}, {"x": 1}, "task_input", verdicts)
     with pytest.raises(PayloadInvalid):
+        payloads.check({"type": "string"}, {"x": 1}, "task_input", verdicts)
+    with pytest.raises(Overtaken):
         payloads.check({"type": "array"}, {"x": 1}, "task_input", verdicts)
 
 

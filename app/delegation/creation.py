@@ -35,7 +35,8 @@ from app.delegation.errors import (
 )
 from app.delegation.models import Delegation, DelegationEvent
 from app.delegation.payloads import Demand, Verdicts
-from app.delegation.settlement import evidence, metering_source, movement_of_close
+from app.delegation.settlement import metering_source, movement_of_close
+from app.delegation.track_record import record_turnover
 from app.delegation.transitions import Actor
 from app.errors import DomainError, Overtaken
 from app.ledger import service as ledger
@@ -45,7 +46,6 @@ from app.ledger.service import Leg, Movement
 from app.money import to_usd
 from app.registry.errors import AgentNotFound
 from app.registry.queries import Party, find_parties
-from app.registry.service import record_outcomes
 from app.statements import RowInsert
 
 # What inline work without a report is taken to have cost, in per cent of the estimate, and how that
@@ -271,6 +271,8 @@ _UNTOUCHED = {
     "cancel_requested_at": None,
     "deliverable": None,
     "closed_at": None,
+    "evidence": None,
+    "own_micros": None,
 }
 
 
@@ -412,7 +414,7 @@ def _run_inline(
         row["status"] = lifecycle.DELIVERED
         _add_event(created, "delivered", payer, actor)
     status = lifecycle.FAILED_HARD_STOP if run.stopped else lifecycle.COMPLETED
-    row.update(status=status, charged_micros=budget.charge, due_at=None, closed_at=now)
+    row.update(status=status, charged_micros=budget.charge, due_at=None, closed_at=now, evidence=0)
     created.movements.append(movement_of_close(row["id"], payer, payee, budget.charge, budget.held))
     balances[payer] += budget.held - budget.charge
     balances[payee] += budget.charge
@@ -459,5 +461,5 @@ def _write(session: Session, actor: Actor, created: Sequence[Created]) -> None:
     movements = [movement for one in created for movement in one.movements]
     ledger.book(session, movements, actor.owner_id)
     record_events(session, [event for one in created for event in one.metering])
-    record_outcomes(session, evidence(one.row for one in created))
+    record_turnover(session, [one.row for one in created])
     announce(session, [(one.row, one.events) for one in created])

@@ -76,6 +76,7 @@ _COLUMNS = (
     "created_at",
     "updated_at",
     "closed_at",
+    "evidence",
 )
 
 
@@ -219,13 +220,8 @@ def _stage_details(stage: str, row: Any, event: Any) -> dict[str, Any]:
     if stage == "execution":
         return {"actor": event.actor, "actual_cost_usd": to_usd(row.metered_micros)}
     if stage == "feedback":
-        own = row.requester_owner_id == row.delegate_owner_id
-        return {"outcome": row.status, "counts_as_evidence": not own and _is_evidence(row)}
+        return {"outcome": row.status, "counts_as_evidence": bool(row.evidence)}
     return {"actor": event.actor, **details}
-
-
-def _is_evidence(row: Any) -> bool:
-    return row.status == lifecycle.COMPLETED or lifecycle.is_evidence_against(row.status)
 
 
 def event_document(event: Any, shown_keys: Container[str]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ CANCELLED = "cancelled"
 LIVE = (OFFERED, IN_PROGRESS, PENDING_REAUTHORIZATION, INPUT_REQUIRED, DELIVERED, DISPUTED)
 TERMINAL = (COMPLETED, FAILED_HARD_STOP, FAILED, DECLINED, EXPIRED, CANCELLED)
 STATUSES = LIVE + TERMINAL
+# The requester has to answer or to reauthorize before the delegate can go on.
+AWAITING = (PENDING_REAUTHORIZATION, INPUT_REQUIRED)
 
 # The state of the task in the Agent2Agent protocol (A2A), for clients that speak it.
 A2A_STATES = {
@@ -168,8 +170,3 @@ def overdue(delegation: Any, now: datetime) -> Due | None:
     if delegation.due_at is None or now < delegation.due_at:
         return None
     return next_due(delegation)
-
-
-def is_evidence_against(status: str) -> bool:
-    """Tell whether closing in ``status`` speaks against the delegate."""
-    return status in (FAILED, FAILED_HARD_STOP)

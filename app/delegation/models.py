@@ -33,6 +33,9 @@ class Delegation(Base):
     ``silent_takeovers`` is how often work was taken over since its last sign of life.
     ``delegate_min_deadline_seconds`` is the shortest deadline that the delegate could be held to
     when it was created; None where nobody wrote that down.
+    ``evidence`` is what a closed one says of the delegate: 1 for it, -1 against it, 0 nothing;
+    ``own_micros`` is how much of its charge was money that the requester's owner had not earned
+    here.
     """
 
     __tablename__ = "delegation_delegations"
@@ -113,6 +116,8 @@ class Delegation(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
     closed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    evidence: Mapped[int | None] = mapped_column(SmallInteger)
+    own_micros: Mapped[int | None] = mapped_column(BigInteger)
 
     # Every change of a row names the revision it was decided on (compare and set).
     __mapper_args__ = {"version_id_col": revision}
@@ -192,6 +197,28 @@ class DelegationEvent(Base):
     key_id: Mapped[str | None] = mapped_column(String(16))
     details: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class OwnerTurnover(Base):
+    """What an owner's agents earned from and spent on agents of other owners, in any way.
+
+    ``own_micros`` is the most that spending was ever ahead of earning: money that the owner brought
+    in, and did not get from others here. So money that goes round in a circle is its own but once.
+    """
+
+    __tablename__ = "delegation_owner_turnovers"
+    __table_args__ = (
+        CheckConstraint(
+            "earned_micros >= 0 AND spent_micros >= 0 AND own_micros >= 0"
+            " AND own_micros <= spent_micros",
+            name="sums",
+        ),
+    )
+
+    owner_id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    earned_micros: Mapped[int] = mapped_column(BigInteger)
+    spent_micros: Mapped[int] = mapped_column(BigInteger)
+    own_micros: Mapped[int] = mapped_column(BigInteger)
 
 
 class ImportRun(Base):

@@ -20,7 +20,6 @@ from sqlalchemy import (
     cast,
     extract,
     func,
-    not_,
     or_,
     select,
     tuple_,
@@ -28,21 +27,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from app.db import UTCDateTime
 from app.delegation.breaker import THRESHOLDS
 from app.delegation.errors import DelegationNotFound
-from app.delegation.lifecycle import (
-    COMPLETED,
-    DELEGATE,
-    FAILED,
-    FAILED_HARD_STOP,
-    IN_PROGRESS,
-    LIVE,
-    OFFERED,
-    REQUESTER,
-)
+from app.delegation.lifecycle import DELEGATE, IN_PROGRESS, LIVE, OFFERED, REQUESTER
 from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord, OfferQueue
 from app.ledger.queries import closing_transactions
-from app.registry.queries import agents_of
+from app.registry.queries import Counterparty, agents_of
 from app.statements import Statement
 
 Reader = Connection | Session
@@ -438,29 +429,33 @@ def list_imports(reader: Reader) -> list[AnyRow]:
 
 def count_outcomes(
     reader: Reader, agent_ids: Collection[str] | None = None
-) -> dict[str, tuple[int, int]]:
-    """Return how many delegations each agent brought to an end well and badly, from the rows alone.
+) -> dict[str, dict[str, Counterparty]]:
+    """Return what delegations say of each delegate, by the requester's owner, from rows alone.
 
-    ``settlement.evidence`` says which count; this is the same rule over all of history, or over
-    that of some agents.
+    Of all of history, or of that of some agents. What each says was decided by
+    ``settlement.verdict`` when it was closed.
     """
-    unpaid = and_(Delegation.charged_micros == 0, Delegation.metered_micros > 0)
-    completed = and_(Delegation.status == COMPLETED, not_(unpaid))
+    own = func.coalesce(Delegation.own_micros, 0)
+    paid_at = case((own > 0, Delegation.closed_at))
     statement = (
         select(
             Delegation.delegate_agent_id,
-            cast(func.sum(case((completed, 1), else_=0)), BigInteger),
-            cast(func.sum(case((completed, 0), else_=1)), BigInteger),
+            Delegation.requester_owner_id,
+            cast(func.sum(case((Delegation.evidence > 0, 1), else_=0)), BigInteger),
+            cast(func.sum(case((Delegation.evidence < 0, 1), else_=0)), BigInteger),
+            cast(func.sum(own), BigInteger),
+            func.min(paid_at, type_=UTCDateTime()),
+            func.max(paid_at, type_=UTCDateTime()),
         )
-        .where(
-            Delegation.status.in_((COMPLETED, FAILED, FAILED_HARD_STOP)),
-            Delegation.requester_owner_id != Delegation.delegate_owner_id,
-        )
-        .group_by(Delegation.delegate_agent_id)
+        .where(Delegation.evidence != 0)
+        .group_by(Delegation.delegate_agent_id, Delegation.requester_owner_id)
     )
     if agent_ids is not None:
         statement = statement.where(Delegation.delegate_agent_id.in_(agent_ids))
-    return {agent_id: (good, bad) for agent_id, good, bad in reader.execute(statement)}
+    found: dict[str, dict[str, Counterparty]] = {}
+    for agent_id, owner_id, *dealings in reader.execute(statement):
+        found.setdefault(agent_id, {})[owner_id] = Counterparty(*dealings)
+    return found
 
 
 # What the breaker did, as events tell it: a threshold, by its per cent, and what came of it.

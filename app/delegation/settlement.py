@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.delegation.breaker import Budget
-from app.delegation.lifecycle import COMPLETED, is_evidence_against
+from app.delegation.lifecycle import COMPLETED, FAILED, FAILED_HARD_STOP, REMOTE
 from app.ledger import service as ledger
 from app.ledger.service import Leg, Movement
-from app.registry.service import Outcome
+
+# A lease that is shorter cannot be relied on to be renewed in time, so its loss is nobody's fault.
+SHORTEST_FAIR_LEASE_SECONDS = 10
 
 
 def budget_of(delegation: Any) -> Budget:
@@ -50,21 +52,49 @@ def movement_of_close(
     return Movement("close", f"close:{delegation_id}", legs, delegation_id)
 
 
-def evidence(closed: Iterable[Mapping[str, Any]]) -> dict[str, Outcome]:
-    """Return what closed delegations (as mappings of columns) say of their delegates.
+def verdict(delegation: Any, *, awaited: bool = False) -> int:
+    """Return what a closed delegation says of its delegate: 1 for it, -1 against it, 0 nothing.
 
-    Delegations that did not come to an end of the delegate's making say nothing, nor do those
-    between agents of one owner: an owner cannot earn trust from itself.
+    Takes anything with the columns of a delegation; ``awaited`` tells that it ended while the
+    requester was awaited. What the requester alone reports says nothing, nor does what was not paid
+    for, nor work between agents of one owner, nor a failure that the requester's own terms or
+    requests caused.
     """
-    counts: dict[str, list[int]] = {}
+    if (
+        delegation.execution != REMOTE
+        or delegation.simulated
+        or delegation.requester_owner_id == delegation.delegate_owner_id
+    ):
+        return 0
+    if delegation.status == COMPLETED:
+        if delegation.charged_micros:
+            return 1
+        # Work whose price a dispute took away altogether was not what was ordered.
+        return -1 if delegation.metered_micros else 0
+    if delegation.status == FAILED:
+        by_requester = (
+            awaited
+            or delegation.cancel_requested_at is not None
+            or delegation.deadline_seconds < (delegation.delegate_min_deadline_seconds or 0)
+            or delegation.lease_seconds < SHORTEST_FAIR_LEASE_SECONDS
+        )
+        return 0 if by_requester else -1
+    return -1 if delegation.status == FAILED_HARD_STOP else 0
+
+
+def turnovers(closed: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Return what owners earned and spent in closed delegations, given as mappings of columns.
+
+    By the owner's id, in micro-USD. What agents of one owner pay each other is neither.
+    """
+    found: dict[str, list[int]] = {}
     for row in closed:
-        failed = is_evidence_against(row["status"])
-        if row["status"] == COMPLETED or failed:
-            if row["requester_owner_id"] == row["delegate_owner_id"]:
-                continue
-            # Work whose price a dispute took away altogether was not what was ordered.
-            failed = failed or (row["charged_micros"] == 0 < row["metered_micros"])
-            counts.setdefault(row["delegate_agent_id"], [0, 0])[failed] += 1
-    return {
-        agent_id: Outcome(completed, failed) for agent_id, (completed, failed) in counts.items()
-    }
+        payer, payee, charge = (
+            row["requester_owner_id"],
+            row["delegate_owner_id"],
+            row["charged_micros"],
+        )
+        if charge and payer != payee:
+            found.setdefault(payee, [0, 0])[0] += charge
+            found.setdefault(payer, [0, 0])[1] += charge
+    return {owner_id: (earned, spent) for owner_id, (earned, spent) in found.items()}

@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy.orm import Session
 
 from app import clock
-from app.delegation import lifecycle
+from app.delegation import lifecycle, track_record
 from app.delegation.announcements import announce
 from app.delegation.errors import (
     BudgetStopped,
@@ -26,12 +26,11 @@ from app.delegation.errors import (
     NotAParty,
 )
 from app.delegation.models import Delegation, DelegationEvent
-from app.delegation.settlement import budget_of, evidence, movement_of_close
+from app.delegation.settlement import budget_of, movement_of_close, verdict
 from app.errors import DomainError
 from app.ledger import service as ledger
 from app.ledger.service import Leg, Movement
 from app.money import to_usd
-from app.registry.service import record_outcomes
 
 
 @dataclass(frozen=True)
@@ -189,8 +188,10 @@ def close(
     movement = movement_of_close(
         delegation.id, delegation.requester_agent_id, delegation.delegate_agent_id, charge, held
     )
+    awaited = delegation.status in lifecycle.AWAITING
     delegation.status = status
     delegation.charged_micros = charge
+    delegation.evidence = verdict(delegation, awaited=awaited)
     delegation.closed_at = delegation.updated_at
     delegation.due_at = None
     delegation.lease_token = None
@@ -206,8 +207,7 @@ def close(
     )
     session.flush()
     ledger.book(session, [movement], actor.owner_id if actor else lifecycle.SYSTEM)
-    columns = {name: getattr(delegation, name) for name in Delegation.__table__.c.keys()}  # noqa: SIM118
-    record_outcomes(session, evidence([columns]))
+    track_record.settle(session, delegation)
     return delegation
 
 

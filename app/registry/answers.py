@@ -19,7 +19,7 @@ from app.registry.examples import (
     USAGE,
 )
 from app.registry.schemas import CaseCount, ManifestField
-from app.registry.trust import FAILURE, FLAGS, SUCCESS, WEIGHTS
+from app.registry.trust import FAILURE, FLAGS, LIMITS, LOW, MEDIUM, SUCCESS, WEIGHTS
 
 
 class EvalSummaryOut(Schema):
@@ -47,7 +47,7 @@ class TrustOut(Schema):
         required=True, validate=ma.validate.OneOf(("none", "bronze", "silver", "gold"))
     )
 
-    example = {"score": 83, "tier": "high", "badge": "gold"}
+    example = {name: TRUST[name] for name in ("score", "tier", "badge")}
 
 
 class TrustComponentOut(Schema):
@@ -61,12 +61,22 @@ class TrustComponentOut(Schema):
     example = TRUST["breakdown"][0]
 
 
+class TrustLimitOut(Schema):
+    """What keeps a score down whatever the components say, and the most it allows."""
+
+    reason = ma.fields.String(required=True, validate=ma.validate.OneOf(LIMITS))
+    score_at_most = ma.fields.Integer(required=True, validate=ma.validate.OneOf((LOW, MEDIUM)))
+
+    example = {"reason": "few_paying_owners", "score_at_most": MEDIUM}
+
+
 class TrustReportOut(TrustOut):
     """Trust with what it rests on; ``flags`` are words for what to know beside the score."""
 
     agent_id = ma.fields.String(required=True)
     explanation = ma.fields.String(required=True)
     breakdown = ma.fields.List(ma.fields.Nested(TrustComponentOut()), required=True)
+    limits = ma.fields.List(ma.fields.Nested(TrustLimitOut()), required=True)
     flags = ma.fields.List(ma.fields.String(validate=ma.validate.OneOf(FLAGS)), required=True)
 
     example = TRUST

@@ -296,12 +296,12 @@ def report_usage(
     session: Session, principal: Principal, body: dict[str, Any], agent_id: str
 ) -> Response:
     """Report how using an agent went; what its own publisher reports is not counted."""
-    report = evidence.report_usage(
+    report, dealings = evidence.report_usage(
         session, principal.owner_id, agent_id, body["outcome"], body["count"], body["note"]
     )
     rating = documents.agent_rating(queries.find_agent(session, agent_id))
     return json_response(
-        documents.usage_document(report, rating), location=f"/v1/agents/{agent_id}/trust"
+        documents.usage_document(report, dealings, rating), location=f"/v1/agents/{agent_id}/trust"
     )
 
 

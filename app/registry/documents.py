@@ -8,7 +8,15 @@ import orjson
 
 from app import clock
 from app.registry.diff import behavioral_diff
-from app.registry.trust import Evidence, Rating, assess, counted_to_date, evidence_of, rate
+from app.registry.trust import (
+    Counterparty,
+    Evidence,
+    Rating,
+    assess,
+    counted_usage,
+    evidence_of,
+    rate,
+)
 
 PENDING = {"status": "pending"}
 
@@ -64,9 +72,9 @@ def trust_document(row: Any) -> dict[str, Any]:
     return {"agent_id": row.id, **assess(_evidence(row), clock.now())}
 
 
-def usage_document(report: Any, rating: Rating) -> dict[str, Any]:
+def usage_document(report: Any, dealings: Counterparty, rating: Rating) -> dict[str, Any]:
     """Return a stored report of usage, what counts of its reporter's, and the trust it leaves."""
-    succeeded, failed = counted_to_date(report)
+    succeeded, failed = counted_usage(dealings)
     return {
         "id": report.id,
         "agent_id": report.agent_id,

@@ -7,97 +7,79 @@ evidence is not its owner's to guard with ``If-Match``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.db import insert_if_absent
-from app.registry.models import TrustEvidence, UsageReport
+from app.registry.models import TrustCounterparty, TrustEvidence, UsageReport
 from app.registry.queries import find_owner
-from app.registry.trust import FAILURE, SUCCESS, counted_to_date
-from app.statements import Statement, recordset, to_json
+from app.registry.trust import FAILURE, SUCCESS, SUMS, Counterparty, contribution
+
+_DEALINGS = tuple(field.name for field in fields(Counterparty))
+_NO_EVIDENCE: Mapping[str, int] = dict.fromkeys((*SUMS, "usage_by_publisher"), 0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many delegations an agent brought to an end, well and badly."""
+    """How a delegation to an agent ended, for whom, and what that owner paid of its own money.
 
-    completed: int
-    failed: int
-
-
-_evidence: Any = TrustEvidence.__table__
-_COUNTS = ("delegations_completed", "delegations_failed")
-_ADDED = [_evidence.c[name] for name in ("agent_id", *_COUNTS)]
-
-
-def _adding(outcomes: str) -> Any:
-    """Build the statement that adds outcomes, given as a table expression of ``_ADDED``."""
-    names = [column.name for column in _evidence.c]
-    values = [name if name in {column.name for column in _ADDED} else "0" for name in names]
-    counts = ", ".join(f"{name} = evidence.{name} + excluded.{name}" for name in _COUNTS)
-    return text(
-        f"INSERT INTO {_evidence.name} AS evidence ({', '.join(names)})"  # noqa: S608
-        f" SELECT {', '.join(values)} FROM {outcomes} WHERE true ORDER BY agent_id"
-        f" ON CONFLICT (agent_id) DO UPDATE SET {counts}"
-    )
-
-
-_ADDED_SQLITE = ", ".join(
-    f"json_extract(value, '$.{column.name}') AS {column.name}" for column in _ADDED
-)
-_add_outcomes = Statement(
-    {
-        "sqlite": _adding(f"(SELECT {_ADDED_SQLITE} FROM json_each(:outcomes))"),  # noqa: S608
-        "postgresql": _adding(recordset("outcomes", _ADDED)),
-    }
-)
-
-
-def record_outcomes(session: Session, outcomes: Mapping[str, Outcome]) -> None:
-    """Add to the evidence of several agents, by id, in one statement; every agent exists.
-
-    Rows are locked in the order of their ids, so that two writers never deadlock.
+    ``owner_id`` is the requester's owner, who is not the agent's. Amounts are micro-USD.
     """
-    if not outcomes:
-        return
-    rows = [
-        {
-            "agent_id": agent_id,
-            "delegations_completed": one.completed,
-            "delegations_failed": one.failed,
-        }
-        for agent_id, one in outcomes.items()
-    ]
-    _add_outcomes.run(session, {"outcomes": to_json(rows)})
+
+    agent_id: str
+    owner_id: str
+    good: bool
+    own_micros: int
+    at: datetime
+
+
+def record_outcome(session: Session, outcome: Outcome) -> None:
+    """Add the outcome of a delegation to the evidence of its delegate, which exists."""
+    evidence = lock_evidence(session, outcome.agent_id)
+    before = _dealings(session, outcome.agent_id, outcome.owner_id)
+    after = replace(
+        before,
+        completed=before.completed + outcome.good,
+        failed=before.failed + (not outcome.good),
+        own_micros=before.own_micros + outcome.own_micros,
+    )
+    if outcome.own_micros:
+        # Endings need not be recorded in the order of their times.
+        first, last = before.first_paid_at or outcome.at, before.last_paid_at or outcome.at
+        after = replace(
+            after, first_paid_at=min(first, outcome.at), last_paid_at=max(last, outcome.at)
+        )
+    _change(session, evidence, outcome.owner_id, before, after)
 
 
 def report_usage(
     session: Session, owner_id: str, agent_id: str, outcome: str, count: int, note: str | None
-) -> UsageReport:
+) -> tuple[UsageReport, Counterparty]:
     """Store that ``owner_id`` used an agent ``count`` times, and count what may be counted.
 
-    Any owner may report, the publisher too, whose reports count for nothing. Raises
-    ``AgentNotFound``.
+    Any owner may report, the publisher too, whose reports count for nothing. Returns the report and
+    all that the owner has had to do with the agent. Raises ``AgentNotFound``.
     """
     independent = find_owner(session, agent_id) != owner_id
     evidence = lock_evidence(session, agent_id)
-    before = session.scalars(
+    earlier = session.scalars(
         select(UsageReport)
         .where(UsageReport.agent_id == agent_id, UsageReport.reported_by == owner_id)
         .order_by(UsageReport.sequence.desc())
         .limit(1)
     ).first()
-    succeeded, failed = (before.succeeded_to_date, before.failed_to_date) if before else (0, 0)
+    succeeded, failed = (earlier.succeeded_to_date, earlier.failed_to_date) if earlier else (0, 0)
     report = UsageReport(
         id=ids.new_id(),
         agent_id=agent_id,
         reported_by=owner_id,
         independent=independent,
-        sequence=before.sequence + 1 if before else 1,
+        sequence=earlier.sequence + 1 if earlier else 1,
         outcome=outcome,
         count=count,
         note=note,
@@ -106,32 +88,52 @@ def report_usage(
         reported_at=clock.now(),
     )
     session.add(report)
-    if not independent:
-        evidence.usage_by_publisher += count
+    dealings = Counterparty()
+    if independent:
+        before = _dealings(session, agent_id, owner_id)
+        dealings = replace(
+            before,
+            usage_succeeded=report.succeeded_to_date,
+            usage_failed=report.failed_to_date,
+        )
+        _change(session, evidence, owner_id, before, dealings)
     else:
-        counted = counted_to_date(report)
-        counted_before = counted_to_date(before) if before else (0, 0)
-        evidence.usage_succeeded += counted[0] - counted_before[0]
-        evidence.usage_failed += counted[1] - counted_before[1]
-        evidence.usage_over_limit += count - sum(counted) + sum(counted_before)
-        evidence.usage_reporters += before is None
+        evidence.usage_by_publisher += count
     # Written now, so that the trust read next in this transaction rests on it.
     session.flush()
-    return report
+    return report, dealings
+
+
+def dealings_of(row: Any) -> Counterparty:
+    """Return what a row of the table of counterparties says."""
+    return Counterparty(**{name: getattr(row, name) for name in _DEALINGS})
+
+
+def _dealings(session: Session, agent_id: str, owner_id: str) -> Counterparty:
+    """Return what is kept of an owner's dealings with an agent whose evidence is locked."""
+    row = session.get(TrustCounterparty, (agent_id, owner_id))
+    return dealings_of(row) if row else Counterparty()
+
+
+def _change(
+    session: Session,
+    evidence: TrustEvidence,
+    owner_id: str,
+    before: Counterparty,
+    after: Counterparty,
+) -> None:
+    """Keep an owner's new dealings, and the agent's sums with them."""
+    session.merge(TrustCounterparty(agent_id=evidence.agent_id, owner_id=owner_id, **asdict(after)))
+    was, now = asdict(contribution(before)), asdict(contribution(after))
+    for name in SUMS:
+        setattr(evidence, name, getattr(evidence, name) + now[name] - was[name])
+    session.flush()
 
 
 def lock_evidence(session: Session, agent_id: str) -> TrustEvidence:
-    """Return the agent's evidence, locked, so that reports are summed one after the other."""
-    insert_if_absent(
-        session,
-        TrustEvidence,
-        agent_id=agent_id,
-        delegations_completed=0,
-        delegations_failed=0,
-        usage_succeeded=0,
-        usage_failed=0,
-        usage_reporters=0,
-        usage_over_limit=0,
-        usage_by_publisher=0,
-    )
-    return session.get_one(TrustEvidence, agent_id, with_for_update=True)
+    """Return the agent's evidence, locked, so that what adds to it comes one after the other."""
+    found = session.get(TrustEvidence, agent_id, with_for_update=True)
+    if found is None:
+        insert_if_absent(session, TrustEvidence, agent_id=agent_id, **_NO_EVIDENCE)
+        found = session.get_one(TrustEvidence, agent_id, with_for_update=True)
+    return found

@@ -197,8 +197,9 @@ class AgentCount(Base):
 class TrustEvidence(Base):
     """What is counted of an agent's work, kept current by the writes that add to it.
 
-    An agent has no row until there is something to count. The evidence of evaluations is with the
-    agent itself, whose revision they change; nothing here does.
+    An agent has no row until there is something to count. Every column but ``usage_by_publisher``
+    sums what ``app.registry.trust.contribution`` says of the agent's counterparties. The evidence
+    of evaluations is with the agent itself, whose revision they change; nothing here does.
     """
 
     __tablename__ = "registry_trust_evidence"
@@ -224,6 +225,50 @@ class TrustEvidence(Base):
     usage_reporters: Mapped[int] = mapped_column(BigInteger)
     usage_over_limit: Mapped[int] = mapped_column(BigInteger)
     usage_by_publisher: Mapped[int] = mapped_column(BigInteger)
+    delegations_unpaid: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    completed_milli: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    failed_milli: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    say_milli: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    paying_owners: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    own_micros: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    usage_payers: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    usage_good_milli: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    usage_bad_milli: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    usage_unpaid: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class TrustCounterparty(Base):
+    """What another owner than the publisher has had to do with an agent.
+
+    ``own_micros`` is what the owner paid for the agent's work of money that it had not earned here
+    itself. Changed only while the agent's row of evidence is locked.
+    """
+
+    __tablename__ = "registry_trust_counterparties"
+    __table_args__ = (
+        CheckConstraint(
+            "completed >= 0 AND failed >= 0 AND own_micros >= 0"
+            " AND usage_succeeded >= 0 AND usage_failed >= 0",
+            name="not_negative",
+        ),
+        CheckConstraint(
+            "(own_micros > 0) = (first_paid_at IS NOT NULL)"
+            " AND (own_micros > 0) = (last_paid_at IS NOT NULL)",
+            name="paid_at_some_time",
+        ),
+    )
+
+    agent_id: Mapped[str] = mapped_column(
+        bytewise(AGENT_ID_LENGTH), ForeignKey("registry_agents.id"), primary_key=True
+    )
+    owner_id: Mapped[str] = mapped_column(bytewise(36), primary_key=True)
+    completed: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(BigInteger)
+    own_micros: Mapped[int] = mapped_column(BigInteger)
+    first_paid_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_paid_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    usage_succeeded: Mapped[int] = mapped_column(BigInteger)
+    usage_failed: Mapped[int] = mapped_column(BigInteger)
 
 
 class UsageReport(Base):

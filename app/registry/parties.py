@@ -23,19 +23,14 @@ from sqlalchemy.orm import Session, aliased
 from app import clock
 from app.registry.models import Agent, Namespace, TrustEvidence, Version
 from app.registry.names import is_agent_id
-from app.registry.trust import Evidence, Trust, assess, evidence_of
+from app.registry.trust import SUMS, Evidence, Trust, assess, evidence_of
 from app.statements import Statement, is_one_of, to_json
 
 Reader = Connection | Session
 
 # What ``app.registry.trust.evidence_of`` reads beside the columns of the agent itself.
 EVIDENCE = (
-    TrustEvidence.delegations_completed,
-    TrustEvidence.delegations_failed,
-    TrustEvidence.usage_succeeded,
-    TrustEvidence.usage_failed,
-    TrustEvidence.usage_reporters,
-    TrustEvidence.usage_over_limit,
+    *(getattr(TrustEvidence, name) for name in SUMS),
     TrustEvidence.usage_by_publisher,
     # Seconds since 1970, so that the statements have no times.
     cast(extract("epoch", Namespace.created_at), BigInteger).label("published_since"),

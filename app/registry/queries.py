@@ -52,6 +52,7 @@ from app.registry.parties import EVIDENCE, Reader
 from app.registry.parties import Party as Party
 from app.registry.parties import find_parties as find_parties
 from app.registry.semver import precedence_key
+from app.registry.trust import Counterparty as Counterparty
 from app.statements import Statement
 
 AnyRow = Row[*tuple[Any, ...]]

@@ -7,39 +7,52 @@ a fault did. How delegations ended is another scope's history, and is given.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, cast, func, select
+from sqlalchemy import BigInteger, Connection, Row, Select, cast, delete, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app import clock
 from app.db import insert_if_absent
-from app.registry.evidence import lock_evidence
-from app.registry.models import Agent, AgentCount, Evaluation, TrustEvidence, UsageReport
+from app.registry.evidence import dealings_of, lock_evidence
+from app.registry.models import (
+    Agent,
+    AgentCount,
+    Evaluation,
+    TrustCounterparty,
+    TrustEvidence,
+    UsageReport,
+)
 from app.registry.service import ACTIVE, DEPRECATED, count_buckets
-from app.registry.trust import counted_to_date
+from app.registry.trust import SUMS, Counterparty, contribution
 
 Reader = Connection | Session
 Sums = dict[str, int]
-# How many delegations to each agent ended well and badly, by its id.
-Outcomes = Mapping[str, tuple[int, int]]
+# By owner, what it has had to do with one agent.
+Dealings = Mapping[str, Counterparty]
+# The dealings that delegations tell of, by the delegate's id.
+Outcomes = Mapping[str, Dealings]
 _EVALUATIONS = ("eval_cases_passed", "eval_cases_total")
-FIGURES = (
-    *(column.name for column in TrustEvidence.__table__.c if column.name != "agent_id"),
-    *_EVALUATIONS,
-)
+_KEPT = (*SUMS, "usage_by_publisher")
+# How many owners' dealings with the agent are not kept as history tells them.
+_WRONG_COUNTERPARTIES = "wrong_counterparties"
+FIGURES = (*_KEPT, *_EVALUATIONS, _WRONG_COUNTERPARTIES)
 _NOTHING = dict.fromkeys(FIGURES, 0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An agent whose kept sums are not those of its history; only the figures that differ."""
+    """An agent whose kept sums are not those of its history; only the figures that differ.
+
+    ``dealings`` are all that history tells of its counterparties.
+    """
 
     agent_id: str
     kept: Sums
     history: Sums
+    dealings: Dealings = field(default_factory=dict)
 
 
 def _of(column: Any, agent_ids: Collection[str] | None) -> list[Any]:
@@ -47,12 +60,15 @@ def _of(column: Any, agent_ids: Collection[str] | None) -> list[Any]:
 
 
 def _history(
-    reader: Reader, outcomes: Outcomes, agent_ids: Collection[str] | None
+    reader: Reader, dealings: Outcomes, agent_ids: Collection[str] | None
 ) -> dict[str, Sums]:
     """Return what history says of every agent that it says anything of."""
     found: defaultdict[str, Sums] = defaultdict(_NOTHING.copy)
-    for agent_id, (completed, failed) in outcomes.items():
-        found[agent_id] |= {"delegations_completed": completed, "delegations_failed": failed}
+    for agent_id, parties in dealings.items():
+        sums = found[agent_id]
+        for party in parties.values():
+            for name, figure in asdict(contribution(party)).items():
+                sums[name] += figure
     for agent_id, passed, total in reader.execute(
         select(
             Evaluation.agent_id,
@@ -63,6 +79,16 @@ def _history(
         .group_by(Evaluation.agent_id)
     ):
         found[agent_id] |= {"eval_cases_passed": passed, "eval_cases_total": total}
+    for report in _newest_reports(reader, agent_ids, independent=False):
+        reported = report.succeeded_to_date + report.failed_to_date
+        found[report.agent_id]["usage_by_publisher"] += reported
+    return found
+
+
+def _newest_reports(
+    reader: Reader, agent_ids: Collection[str] | None, *, independent: bool
+) -> Iterator[Row[*tuple[Any, ...]]]:
+    """Yield the newest report of every reporter, which sums all of its reports."""
     later = aliased(UsageReport)
     newest = ~(
         select(later.id)
@@ -73,36 +99,47 @@ def _history(
         )
         .exists()
     )
-    columns = UsageReport.__table__.c
-    for report in reader.execute(
-        select(*columns).where(newest, *_of(UsageReport.agent_id, agent_ids))
-    ):
-        _add_usage(found[report.agent_id], report)
+    whose = UsageReport.independent.is_(independent)
+    statement: Select[*tuple[Any, ...]] = select(*UsageReport.__table__.c)
+    yield from reader.execute(statement.where(newest, whose, *_of(UsageReport.agent_id, agent_ids)))
+
+
+def _dealings(
+    reader: Reader, outcomes: Outcomes, agent_ids: Collection[str] | None
+) -> dict[str, dict[str, Counterparty]]:
+    """Return, by agent and owner, what delegations and reports of usage tell together."""
+    found: defaultdict[str, dict[str, Counterparty]] = defaultdict(dict)
+    for agent_id, parties in outcomes.items():
+        found[agent_id] |= parties
+    for report in _newest_reports(reader, agent_ids, independent=True):
+        parties = found[report.agent_id]
+        parties[report.reported_by] = replace(
+            parties.get(report.reported_by, Counterparty()),
+            usage_succeeded=report.succeeded_to_date,
+            usage_failed=report.failed_to_date,
+        )
     return found
 
 
-def _add_usage(sums: Sums, report: Any) -> None:
-    """Add what the newest report of a reporter sums up."""
-    reported = report.succeeded_to_date + report.failed_to_date
-    if not report.independent:
-        sums["usage_by_publisher"] += reported
-        return
-    succeeded, failed = counted_to_date(report)
-    sums["usage_succeeded"] += succeeded
-    sums["usage_failed"] += failed
-    sums["usage_over_limit"] += reported - succeeded - failed
-    sums["usage_reporters"] += 1
+def _kept_dealings(
+    reader: Reader, agent_ids: Collection[str] | None
+) -> dict[str, dict[str, Counterparty]]:
+    found: defaultdict[str, dict[str, Counterparty]] = defaultdict(dict)
+    statement: Select[*tuple[Any, ...]] = select(*TrustCounterparty.__table__.c)
+    for row in reader.execute(statement.where(*_of(TrustCounterparty.agent_id, agent_ids))):
+        found[row.agent_id][row.owner_id] = dealings_of(row)
+    return found
 
 
 def _kept(reader: Reader, agent_ids: Collection[str] | None) -> dict[str, Sums]:
     statement = (
-        select(Agent.id, *(getattr(TrustEvidence, name) for name in FIGURES[:-2]))
+        select(Agent.id, *(getattr(TrustEvidence, name) for name in _KEPT))
         .add_columns(*(getattr(Agent, name) for name in _EVALUATIONS))
         .outerjoin(TrustEvidence, TrustEvidence.agent_id == Agent.id)
         .where(*_of(Agent.id, agent_ids))
     )
     return {
-        agent_id: dict(zip(FIGURES, (figure or 0 for figure in figures), strict=True))
+        agent_id: dict(zip(FIGURES, (*(figure or 0 for figure in figures), 0), strict=True))
         for agent_id, *figures in reader.execute(statement)
     }
 
@@ -114,17 +151,23 @@ def differences(
 
     The reader has to see one instant.
     """
-    history, kept = _history(reader, outcomes, agent_ids), _kept(reader, agent_ids)
+    real, listed = _dealings(reader, outcomes, agent_ids), _kept_dealings(reader, agent_ids)
+    history, kept = _history(reader, real, agent_ids), _kept(reader, agent_ids)
     found = []
     for agent_id, sums in sorted(kept.items()):
         truth = history.get(agent_id, _NOTHING)
-        if sums != truth:
-            names = [name for name in FIGURES if sums[name] != truth[name]]
+        parties, known = real.get(agent_id, {}), listed.get(agent_id, {})
+        sums[_WRONG_COUNTERPARTIES] = sum(
+            parties.get(owner_id) != known.get(owner_id) for owner_id in parties.keys() | known
+        )
+        names = [name for name in FIGURES if sums[name] != truth[name]]
+        if names:
             found.append(
                 Difference(
                     agent_id,
                     {name: sums[name] for name in names},
                     {name: truth[name] for name in names},
+                    parties,
                 )
             )
     return len(kept), found
@@ -138,14 +181,21 @@ def lock(session: Session, agent_id: str) -> None:
 
 def mend(session: Session, difference: Difference) -> None:
     """Set the kept sums of a locked agent to what history says."""
-    agent = session.get_one(Agent, difference.agent_id)
-    evidence = session.get_one(TrustEvidence, difference.agent_id)
-    for name, value in difference.history.items():
+    agent_id, history = difference.agent_id, difference.history
+    agent = session.get_one(Agent, agent_id)
+    evidence = session.get_one(TrustEvidence, agent_id)
+    for name, value in history.items():
         if name in _EVALUATIONS:
             setattr(agent, name, value)
-        else:
+        elif name in _KEPT:
             setattr(evidence, name, value)
-    if difference.history.keys() & set(_EVALUATIONS):
+    if _WRONG_COUNTERPARTIES in history:
+        session.execute(delete(TrustCounterparty).where(TrustCounterparty.agent_id == agent_id))
+        session.add_all(
+            TrustCounterparty(agent_id=agent_id, owner_id=owner_id, **asdict(party))
+            for owner_id, party in difference.dealings.items()
+        )
+    if history.keys() & set(_EVALUATIONS):
         # What the agent's document shows of its evaluations has another entity tag now.
         agent.revision += 1
         agent.updated_at = clock.now()

@@ -38,7 +38,7 @@ from app.registry.errors import (
 
 # Offered to other scopes with all else that changes the registry.
 from app.registry.evidence import Outcome as Outcome
-from app.registry.evidence import record_outcomes as record_outcomes
+from app.registry.evidence import record_outcome as record_outcome
 from app.registry.models import (
     COUNT_SHARDS,
     Agent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ from sqlalchemy import text
 
 from app.delegation.models import Delegation
 from app.delegation.queries import count_outcomes
-from app.delegation.settlement import evidence
+from app.delegation.settlement import verdict
 from app.http.context import Services
 from app.registry.queries import count_agents
 from app.registry.recount import mend_counts, wrong_counts
@@ -129,23 +130,37 @@ def test_a_refresh_finds_nothing_where_nothing_is_wrong(world: World) -> None:
 
 def test_the_two_countings_of_outcomes_agree(world: World, services: Services) -> None:
     world.register()
-    for _ in range(30):
+    for _ in range(10):
         world.inline()
+    for _ in range(3):
+        world.settled()
     world.live()
     unpaid = world.disputed()
     decision = {"charge_usd": 0, "reason": "unusable"}
     world.send(world.callers["operator"], "POST", f"/v1/delegations/{unpaid}/resolve", decision)
     with services.database.read() as connection:
-        rows = connection.execute(Delegation.__table__.select()).mappings()
-        expected = {name: (one.completed, one.failed) for name, one in evidence(rows).items()}
-        assert count_outcomes(connection) == expected
-        assert expected[READER][1] > 1
+        rows = connection.execute(Delegation.__table__.select()).all()
+        expected: dict[str, Counter[int]] = {}
+        for row in rows:
+            if row.closed_at and verdict(row):
+                expected.setdefault(row.delegate_agent_id, Counter())[verdict(row)] += 1
+        found = {
+            name: Counter(
+                {
+                    +1: sum(one.completed for one in parties.values()),
+                    -1: sum(one.failed for one in parties.values()),
+                }
+            )
+            for name, parties in count_outcomes(connection).items()
+        }
+        assert found == expected
+        assert expected[READER][-1] > 1
 
 
 def test_a_refresh_repairs_what_differs(world: World, admin: Visitor, services: Services) -> None:
     world.register()
-    for _ in range(8):
-        world.inline()
+    for delegate in (READER, READER, TRANSLATOR):
+        world.settled(delegate=delegate)
     acme, operator = world.callers["acme"], world.callers["operator"]
     for count in (50, 80):
         usage = {"outcome": "failure", "count": count}
@@ -173,6 +188,7 @@ def test_a_refresh_repairs_what_differs(world: World, admin: Visitor, services: 
     assert set(repaired[READER]["kept"]) == {
         *("delegations_completed", "usage_reporters", "usage_over_limit", "eval_cases_passed"),
     }
+    assert "say_milli" in repaired[TRANSLATOR]["history"]
     assert repaired[READER]["kept"]["delegations_completed"] == 900
     assert acme.get(path).get_json() == before
     assert acme.get(f"/v1/agents/{READER}").headers["ETag"] != tag

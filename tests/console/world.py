@@ -187,6 +187,15 @@ class World:
         """Give a command as the owner of an agent."""
         self.send(self.of(of), "POST", f"{DELEGATIONS}/{delegation_id}/{name}", body)
 
+    def settled(self, requester: str = CLERK, delegate: str = READER) -> str:
+        """Have a task done, delivered, accepted and paid."""
+        delegation_id = self.offer(requester, delegate)
+        worker = self.accept(delegation_id, delegate)
+        self.meter(worker, 1.1, 1.45)
+        assert worker.send("deliver", output={"invoices": 12}).status_code == 200
+        self.command(delegation_id, "accept-result", {}, requester)
+        return delegation_id
+
     def disputed(self) -> str:
         """Leave a delegation whose result the requester contests."""
         delegation_id = self.offer()

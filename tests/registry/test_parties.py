@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import event, select
@@ -11,7 +12,7 @@ from sqlalchemy import event, select
 from app.http.context import Services
 from app.registry.models import TrustEvidence
 from app.registry.queries import find_parties
-from app.registry.service import Outcome, record_outcomes
+from app.registry.service import Outcome, record_outcome
 from tests.client import Api
 from tests.registry.manifests import build_manifest
 
@@ -42,10 +43,17 @@ def statements(services: Services) -> list[str]:
     return found
 
 
-def record(services: Services, outcomes: dict[str, Outcome]) -> None:
+def outcome(agent_id: str, good: bool = True, owner: str = "customer") -> Outcome:
+    """Return an outcome that was paid with five dollars, if it was good."""
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    return Outcome(agent_id, owner, good, 5_000_000 if good else 0, at)
+
+
+def record(services: Services, *outcomes: Outcome) -> None:
     """Record outcomes in a transaction of their own."""
     with services.database.transaction() as session:
-        record_outcomes(session, outcomes)
+        for one in outcomes:
+            record_outcome(session, one)
 
 
 def recorded(services: Services) -> dict[str, tuple[int, int]]:
@@ -96,21 +104,23 @@ def test_many_ids_are_one_statement(
     assert found.keys() == {READER}
 
 
-def test_outcomes_add_up(agents: None, services: Services, statements: list[str]) -> None:
-    record(services, {READER: Outcome(1, 0)})
-    statements.clear()
-    record(services, {WRITER: Outcome(2, 1), READER: Outcome(3, 4)})
-    assert len([text for text in statements if "INSERT" in text]) == 1
-    record(services, {})
-    assert recorded(services) == {READER: (4, 4), WRITER: (2, 1)}
+def test_outcomes_add_up_by_owner(agents: None, services: Services) -> None:
+    record(services, outcome(READER))
+    record(services, outcome(READER, good=False), outcome(READER, owner="another"))
+    record(services, outcome(WRITER, good=False))
+    assert recorded(services) == {READER: (2, 1), WRITER: (0, 1)}
     with services.database.read() as connection:
-        evidence = find_parties(connection, [READER])[READER].evidence
-    assert (evidence.delegations_completed, evidence.delegations_failed) == (4, 4)
+        found = find_parties(connection, [READER, WRITER])
+    evidence = found[READER].evidence
+    assert (evidence.paying_owners, evidence.own_micros) == (2, 10_000_000)
+    assert (evidence.say_milli, evidence.completed_milli) == (250, 625 + 1000)
+    assert evidence.failed_milli == 625
+    assert found[WRITER].evidence.delegations_unpaid == 1
 
 
 def test_outcomes_leave_the_revision(agents: None, acme: Api, services: Services) -> None:
     before = acme.get(f"/v1/agents/{READER}").headers["ETag"]
-    record(services, {READER: Outcome(1, 0)})
+    record(services, outcome(READER))
     body = {"manifest": build_manifest("reader", "2.0.0")}
     assert acme.put(f"/v1/agents/{READER}", body, headers={"If-Match": before}).status_code == 200
 
@@ -118,24 +128,31 @@ def test_outcomes_leave_the_revision(agents: None, acme: Api, services: Services
 def test_writers_of_the_same_agents_do_not_lose_or_block_each_other(
     acme: Api, services: Services
 ) -> None:
-    names = [f"@acme:agent-{number}" for number in range(8)]
+    names = [f"@acme:agent-{number}" for number in range(4)]
     for name in names:
         body = {"namespace": "@acme", "manifest": build_manifest(name.partition(":")[2])}
         assert acme.post("/v1/agents", body).status_code == 200
     failures: list[BaseException] = []
 
-    def write(order: Callable[[list[str]], list[str]]) -> None:
+    def write(owner: str, order: Callable[[list[str]], list[str]]) -> None:
         try:
             for _ in range(15):
-                record(services, {name: Outcome(1, 2) for name in order(names)})
+                for name in order(names):
+                    record(services, outcome(name, owner=owner), outcome(name, False, owner))
         except BaseException as error:
             failures.append(error)
 
     orders: list[Callable[[list[str]], list[str]]] = [list, lambda given: given[::-1]] * 2
-    threads = [threading.Thread(target=write, args=(order,)) for order in orders]
+    threads = [
+        threading.Thread(target=write, args=(owner, order))
+        for owner, order in zip("abab", orders, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert failures == []
-    assert recorded(services) == dict.fromkeys(names, (60, 120))
+    assert recorded(services) == dict.fromkeys(names, (60, 60))
+    with services.database.read() as connection:
+        found = find_parties(connection, names)
+    assert {party.evidence.say_milli for party in found.values()} == {500}

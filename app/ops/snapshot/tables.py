@@ -70,11 +70,11 @@ def database_tables(connection: Connection) -> dict[str, Table]:
     }
 
 
-def read_chunks(connection: Connection, table: Table, size: int = BATCH) -> Iterator[Chunk]:
+def read_chunks(connection: Connection, table: Table) -> Iterator[Chunk]:
     """Yield the rows in the order of their primary key, byte by byte, whichever the database.
 
-    Holds one chunk of ``size`` rows at a time. Raises ``SnapshotRefused`` for a value that is not
-    of its column's kind.
+    Holds one chunk at a time. Raises ``SnapshotRefused`` for a value that is not of its column's
+    kind.
     """
     columns = {name: sa.column(name, READ_AS[kind]) for name, kind in table.columns}
     kinds = dict(table.columns)
@@ -82,12 +82,12 @@ def read_chunks(connection: Connection, table: Table, size: int = BATCH) -> Iter
         sa.select(*columns.values())
         .select_from(sa.table(table.name))
         .order_by(*(_order(connection, columns[name], kinds[name]) for name in table.key))
-        .execution_options(yield_per=size)
+        .execution_options(yield_per=BATCH)
     )
     read = 0
     try:
         lines = encode_rows(table.columns, connection.execute(statement))
-        while batch := list(islice(lines, size)):
+        while batch := list(islice(lines, BATCH)):
             read += len(batch)
             yield Chunk(len(batch), b"".join(batch))
     except (ValueError, TypeError) as error:
@@ -103,15 +103,10 @@ def _order(connection: Connection, column: Any, kind: str) -> Any:
     return column
 
 
-def digest_rows(
-    connection: Connection, table: Table, advance: Any, size: int = BATCH
-) -> tuple[int, str]:
-    """Return how many rows a table has and the SHA-256 of their lines, as a snapshot would.
-
-    ``size`` is how many rows are read at a time.
-    """
+def digest_rows(connection: Connection, table: Table, advance: Any) -> tuple[int, str]:
+    """Return how many rows a table has and the SHA-256 of their lines, as a snapshot would."""
     rows, digest = 0, hashlib.sha256()
-    for chunk in read_chunks(connection, table, size):
+    for chunk in read_chunks(connection, table):
         rows += chunk.rows
         digest.update(chunk.lines)
         advance(chunk.rows)

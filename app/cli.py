@@ -31,6 +31,7 @@ from app.ops.client import Call, CallFailed, send
 from app.ops.deliverer import deliver_due
 from app.ops.maintenance import sweep as sweep_overdue
 from app.ops.readiness_command import readiness
+from app.ops.restored import ACTIVATE, CopyHeld, held_copy, require_active
 from app.ops.server import AddressUnavailable, StartFailed, require_address, shared_counts
 from app.ops.server import serve as run_server
 from app.ops.snapshot.commands import snapshot
@@ -55,6 +56,7 @@ EXPECTED = (
     StartFailed,
     CommandError,
     SnapshotRefused,
+    CopyHeld,
 )
 
 
@@ -120,6 +122,7 @@ def up(settings: Settings) -> None:
         import_and_report(settings, settings.legacy_paths)
     database = Database(settings)
     _make_first_key(settings, database, load_pepper(settings))
+    _tell_of_copy(database)
     database.dispose()
     _serve(settings)
 
@@ -150,9 +153,18 @@ def _make_first_key(settings: Settings, database: Database, pepper: bytes) -> No
 def serve(settings: Settings) -> None:
     """Serve a database that is migrated already; refuse one that is not."""
     require_address(settings)
-    with open_database():
+    with open_database() as (_, database):
         load_pepper(settings)
+        _tell_of_copy(database)
     _serve(settings)
+
+
+def _tell_of_copy(database: Database) -> None:
+    """Say of a restored copy that it does not act by itself yet."""
+    with database.read() as connection:
+        copy = held_copy(connection)
+    if copy is not None:
+        console.print(f"This is {copy}, until: {ACTIVATE}")
 
 
 def _serve(settings: Settings) -> None:
@@ -352,6 +364,8 @@ def doctor(as_json: bool) -> None:
 def sweep(as_json: bool) -> None:
     """Close the delegations whose time has run out. A running server does so every two seconds."""
     with open_database() as (_, database):
+        with database.read() as connection:
+            require_active(connection)
         closed = sweep_overdue(database)
     if as_json:
         print_json({"closed": closed})
@@ -364,6 +378,8 @@ def sweep(as_json: bool) -> None:
 def deliver_webhooks(as_json: bool) -> None:
     """Attempt every webhook delivery that is due. A running server does so every second."""
     with open_database() as (settings, database):
+        with database.read() as connection:
+            require_active(connection)
         counts = deliver_due(database, load_pepper(settings))
     if as_json:
         print_json({name: counts[name] for name in ("delivered", "failed", "dead")})

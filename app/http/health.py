@@ -11,12 +11,14 @@ import orjson
 from flask import Response
 from sqlalchemy.exc import DBAPIError
 
+from app import clock
 from app.errors import NotFound
 from app.http.blueprint import Blueprint, refuse_query
 from app.http.context import services
 from app.http.problems import known_codes
 from app.http.responses import json_response
 from app.http.schemas import Schema
+from app.ops.restored import RestoredCopy, held_copy
 from app.ops.tracks import CURRENT, read_tracks
 
 # What any request may meet before its route.
@@ -56,6 +58,18 @@ class TrackOut(Schema):
     }
 
 
+class RestoredCopyOut(Schema):
+    """A restored copy that sends no webhook and closes no delegation until it is activated."""
+
+    taken_at = ma.fields.AwareDateTime(required=True)
+    restored_at = ma.fields.AwareDateTime(required=True)
+
+    example = {
+        "taken_at": "2026-11-25T05:41:56.456252Z",
+        "restored_at": "2026-11-26T08:00:00.000000Z",
+    }
+
+
 class ReadinessOut(Schema):
     """Whether requests can be served, and each track's state."""
 
@@ -63,8 +77,14 @@ class ReadinessOut(Schema):
         required=True, validate=ma.validate.OneOf(("ready", "outdated", "unavailable"))
     )
     tracks = ma.fields.List(ma.fields.Nested(TrackOut()), required=True)
+    restored_copy = ma.fields.Nested(
+        RestoredCopyOut(),
+        required=True,
+        allow_none=True,
+        metadata={"description": "Set while the database is a restored copy that is held"},
+    )
 
-    example = {"status": "outdated", "tracks": [TrackOut.example]}
+    example = {"status": "outdated", "tracks": [TrackOut.example], "restored_copy": None}
 
 
 class ProblemCodeOut(Schema):
@@ -106,15 +126,18 @@ def readiness() -> Response:
     try:
         with services().database.read() as connection:
             tracks = read_tracks(connection)
+            copy = held_copy(connection)
     except DBAPIError:
-        return _readiness("unavailable", [])
+        return _readiness("unavailable", [], None)
     ready = all(track.state == CURRENT for track in tracks)
-    return _readiness("ready" if ready else "outdated", [asdict(track) for track in tracks])
+    status = "ready" if ready else "outdated"
+    return _readiness(status, [asdict(track) for track in tracks], copy)
 
 
-def _readiness(status: str, tracks: list[dict[str, Any]]) -> Response:
+def _readiness(status: str, tracks: list[dict[str, Any]], copy: RestoredCopy | None) -> Response:
+    held = copy and {"taken_at": copy.taken_at, "restored_at": clock.isoformat(copy.restored_at)}
     return Response(
-        orjson.dumps({"status": status, "tracks": tracks}),
+        orjson.dumps({"status": status, "tracks": tracks, "restored_copy": held}),
         status=200 if status == "ready" else 503,
         content_type="application/json",
     )

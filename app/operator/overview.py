@@ -22,6 +22,7 @@ from app.operator import charts
 from app.operator.history import Figures, Sums, Tally
 from app.operator.text import percent
 from app.operator.web import Visitor, console, page, read_figures, render
+from app.ops.restored import ACTIVATE, held_copy
 from app.ops.tracks import CURRENT, read_tracks
 from app.registry.queries import count_agents, count_versions
 from app.registry.service import ACTIVE, DEPRECATED
@@ -159,6 +160,7 @@ def _service(connection: Connection) -> dict[str, Any]:
     return {
         "given_up": count_dead(connection, clock.now() - DAY, limit=COUNTED_TO),
         "tracks": read_tracks(connection),
+        "restored_copy": held_copy(connection),
         "reconciled": find_last(connection, RECONCILED),
         "digest": read_digest(connection),
         "late": count_overdue(connection, clock.now() - LATE, limit=COUNTED_TO),
@@ -174,6 +176,9 @@ def _notices(
             if track.state != CURRENT:
                 text = f"Migration track {track.scope} is {track.state}: {track.remedy}"
                 yield Notice("bad", text, "/operator/operations")
+        if service["restored_copy"] is not None:
+            text = f"This is {service['restored_copy']}, until: {ACTIVATE}"
+            yield Notice("warn", text, "/operator/operations")
         reconciled = service["reconciled"]
         if reconciled is not None and reconciled.outcome != CLEAN:
             text = f"The last reconciliation found: {reconciled.outcome}"

@@ -21,6 +21,7 @@ from app.notification.lookups import Lookups
 from app.notification.sender import Result, send
 from app.notification.signing import signature
 from app.ops.maintenance import Periodic
+from app.ops.restored import held_copy
 
 DELIVER_SECONDS = 1.0
 # How many attempts one process has under way at most.
@@ -66,7 +67,8 @@ def deliver_due(
     """Attempt every delivery that is due, until none is; count what came of it.
 
     The counts are ``delivered``, ``failed`` (to be tried again) and ``dead``. While a receiver
-    takes its time, others are served, and nothing is locked.
+    takes its time, others are served, and nothing is locked. A restored copy that is held attempts
+    nothing.
     """
     under_way: list[Claim] = []
     finished: SimpleQueue[Outcome] = SimpleQueue()
@@ -98,6 +100,8 @@ def _claim(database: Database, under_way: list[Claim]) -> list[Claim]:
         return []
     with database.read() as connection:
         due = deliveries.list_due(connection, clock.now())
+        if due and held_copy(connection):
+            return []
     # When more owners wait than there are slots, all of them have the same chance.
     random.shuffle(due)
     wanted = deliveries.share(due, under_way, SLOTS)

@@ -14,6 +14,7 @@ from app.access.pepper import known_pepper, load_pepper
 from app.access.service import list_keys
 from app.config import Settings, SettingsError
 from app.db import Database
+from app.ops.restored import ACTIVATE, held_copy
 from app.ops.tracks import CURRENT, read_tracks
 
 MIN_FREE_BYTES = 512 * 1024 * 1024
@@ -40,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
             findings.append(_database(connection, settings))
             tracks = list(_tracks(connection))
             findings += tracks
+            findings += _restored(connection)
             if all(track.ok for track in tracks):
                 findings.append(_keys(connection, settings))
     except SQLAlchemyError as error:
@@ -93,6 +95,12 @@ def _tracks(connection: Connection) -> Iterator[Finding]:
     for track in read_tracks(connection):
         detail = f"{track.state} at {track.revision or 'no revision'}"
         yield Finding(f"track {track.scope}", track.state == CURRENT, detail, track.remedy)
+
+
+def _restored(connection: Connection) -> Iterator[Finding]:
+    copy = held_copy(connection)
+    if copy is not None:
+        yield Finding("restored copy", False, str(copy), ACTIVATE)
 
 
 def _keys(connection: Connection, settings: Settings) -> Finding:

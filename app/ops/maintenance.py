@@ -21,6 +21,7 @@ from app.exits import at_exit
 from app.idempotency.service import drop_expired_bodies
 from app.ledger.seals import seal_pending
 from app.notification.deliveries import prune
+from app.ops.restored import held_copy
 
 MAINTENANCE_SECONDS = 30.0
 SWEEP_SECONDS = 2.0
@@ -153,11 +154,14 @@ def sweep(database: Database) -> list[str]:
     """Close every overdue delegation, each in a transaction of its own; return their ids.
 
     Asks without a lock what is overdue. One that cannot be closed is logged and holds up no other.
+    In a restored copy that is held nothing is closed.
     """
     closed: list[str] = []
     while True:
         with database.read() as connection:
             found = list_overdue(connection, clock.now(), limit=SWEEP_BATCH)
+            if found and held_copy(connection):
+                return closed
         done = [delegation_id for delegation_id in found if _close_overdue(database, delegation_id)]
         closed += done
         if not done:

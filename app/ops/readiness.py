@@ -23,6 +23,7 @@ from app.ledger.reconciliation import reconcile
 from app.ops.client import CallFailed
 from app.ops.funnel import rates, read_funnel
 from app.ops.journey import Journey
+from app.ops.restored import ACTIVATE, held_copy
 from app.ops.snapshot.listing import list_files, look_at
 from app.ops.tracks import CURRENT, read_tracks
 
@@ -65,6 +66,9 @@ def check_database(settings: Settings, database: Database) -> Iterator[Check]:
         for track in read_tracks(connection):
             detail = f"{track.state} at {track.revision or 'no revision'}"
             yield _check("tracks", track.scope, track.state == CURRENT, detail, track.remedy)
+        copy = held_copy(connection)
+        if copy is not None:
+            yield Check("database", "restored copy", FAIL, str(copy), ACTIVATE)
         yield from _keys(connection, settings)
         yield from _durability(connection, settings)
     with database.snapshot() as connection:

@@ -98,6 +98,8 @@ def test_a_sqlite_file_comes_back_row_by_row(
     before, after = contents(place.settings), contents(there)
     # The target's journal tells of the target.
     assert len(before.pop("schema_journal")) == len(after.pop("schema_journal"))
+    # So does the mark that keeps it from acting.
+    assert len(after.pop("restored_copy")) == 1
     # PostgreSQL's sequences belong to tables; SQLite keeps them in one that was compared, too.
     assert after == before
 

@@ -13,20 +13,25 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import orjson
 import zstandard
 
 from app.ops.snapshot.errors import SnapshotCorrupt, SnapshotRefused
 from app.ops.snapshot.manifest import Content, Manifest, parse_manifest
+from app.ops.snapshot.values import MAX_LINE, TOO_LONG
 
 MANIFEST = "manifest.json"
 LEVEL = 3
 BUFFER = 1024 * 1024
 # Four times what the level above needs: a file cannot make its reader take more memory.
 MAX_WINDOW = 8 * 1024 * 1024
-MAX_MANIFEST = 16 * 1024 * 1024
+MAX_MANIFEST = 1024 * 1024
+# Far more than there are tables; reading that many headers takes no time.
+MAX_MEMBERS = 1000
+# What other programs put before a member's header; it says nothing that is needed here.
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
 def member_name(table: str) -> str:
@@ -77,15 +82,56 @@ class Writer:
         self._file.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
+class _Part(io.RawIOBase):
+    """The content of one member, read from the file of the archive."""
+
+    def __init__(self, file: BinaryIO, begin: int, size: int) -> None:
+        self._file = file
+        self._place, self._end = begin, begin + size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._place)
+        content = self._file.read(min(len(buffer), self._end - self._place))
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+
+def _read_headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of an archive, none of which is larger than the file.
+
+    ``tarfile`` itself takes as many as there are, and reads extended headers of any size.
+    """
+    end = file.seek(0, os.SEEK_END)
+    place = 0
+    for _ in range(MAX_MEMBERS):
+        file.seek(place)
+        try:
+            header = tarfile.TarInfo.frombuf(
+                file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
+            )
+        except tarfile.HeaderError:
+            if place == 0:
+                raise SnapshotCorrupt("the file is no snapshot") from None
+            return
+        header.offset_data = place + tarfile.BLOCKSIZE
+        place = header.offset_data + header.size + -header.size % tarfile.BLOCKSIZE
+        if header.size < 0 or place > end:
+            raise SnapshotCorrupt("the file is cut off: it holds less than its headers say")
+        if header.type not in _EXTENSIONS:
+            yield header
+    raise SnapshotCorrupt(f"the file holds more than {MAX_MEMBERS} members")
+
+
 class Snapshot:
     """An opened snapshot; ``manifest`` is proven to be the one that was written."""
 
     def __init__(self, file: BinaryIO) -> None:
-        try:
-            self._archive = tarfile.TarFile(fileobj=file)
-            members = self._archive.getmembers()
-        except (tarfile.TarError, EOFError):
-            raise SnapshotCorrupt("the file is no snapshot") from None
+        self._file = file
+        members = list(_read_headers(file))
         self._members = {member.name: member for member in members}
         manifest = self._members.pop(MANIFEST, None)
         if manifest is None:
@@ -98,27 +144,32 @@ class Snapshot:
             raise SnapshotCorrupt("the file does not hold the tables that its manifest names")
 
     def _stream(self, member: tarfile.TarInfo) -> IO[bytes]:
-        stream = self._archive.extractfile(member) if member.type == tarfile.REGTYPE else None
-        if stream is None:
+        if member.type != tarfile.REGTYPE:
             raise SnapshotCorrupt(f"{member.name} is no file")
-        return stream
+        return io.BufferedReader(_Part(self._file, member.offset_data, member.size), BUFFER)
 
     def read_lines(self, content: Content) -> Iterator[bytes]:
         """Yield the rows of a table as lines of JSON.
 
         The lines are proven only by the end: ``SnapshotCorrupt`` is raised after the last one when
-        they are not those that were written, so nothing may be done for good before.
+        they are not those that were written, so nothing may be done for good before. No line is
+        longer than ``MAX_LINE``, and there are no more than the manifest says.
         """
         table = content.table.name
         stream = self._stream(self._members[member_name(table)])
         digest, rows = hashlib.sha256(), 0
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+        lines = io.BufferedReader(decompressor.stream_reader(stream), BUFFER)
         try:
-            for line in io.BufferedReader(decompressor.stream_reader(stream), BUFFER):
-                digest.update(line)
+            while line := lines.readline(MAX_LINE + 1):
                 rows += 1
+                if len(line) > MAX_LINE:
+                    raise SnapshotCorrupt(f"{table}, row {rows}: {TOO_LONG}")
+                if rows > content.rows:
+                    raise SnapshotCorrupt(f"{table}: the file holds more rows than {content.rows}")
+                digest.update(line)
                 yield line
-        except (zstandard.ZstdError, tarfile.TarError) as error:
+        except zstandard.ZstdError as error:
             raise SnapshotCorrupt(f"{table}: the rows cannot be read: {error}") from None
         if rows != content.rows:
             raise SnapshotCorrupt(f"{table}: the file holds {rows} rows instead of {content.rows}")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from app.config import Settings
+from app.ops.restored import ACTIVATE, activate
 from app.ops.snapshot.archive import open_snapshot
 from app.ops.snapshot.create import create, verify
 from app.ops.snapshot.errors import SnapshotCorrupt
@@ -40,7 +41,7 @@ def _watching(as_json: bool) -> Iterator[Watch]:
 def _summary(manifest: Manifest) -> str:
     return (
         f"{manifest.rows:,} rows of {len(manifest.contents)} tables, taken {manifest.taken_at},"
-        f" ledger sealed up to {manifest.ledger_digest['last_seq']}"
+        f" ledger sealed up to {manifest.ledger_digest.get('last_seq')}"
     )
 
 
@@ -103,7 +104,7 @@ def inspect_snapshot(file: Path, as_json: bool) -> None:
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, Any]]:
-    digest = manifest.ledger_digest
+    digest = {"block": None, "last_seq": None, "hash": None} | manifest.ledger_digest
     yield "taken at", manifest.taken_at
     yield "release", f"AgentHub {manifest.release} on {manifest.source}"
     yield "revisions", ", ".join(manifest.revisions.values())
@@ -128,6 +129,24 @@ def restore_snapshot(file: Path, as_json: bool) -> None:
     where = settings.url.render_as_string(hide_password=True)
     console.print(
         f"{where} holds the {restored.rows:,} rows taken {restored.taken_at}; every rule of the"
-        " ledger holds.",
+        " ledger holds.\nThis copy sends no webhook and closes no delegation by itself until:"
+        f" {ACTIVATE}",
         soft_wrap=True,
     )
+
+
+@snapshot.command("activate")
+@json_option
+def activate_copy(as_json: bool) -> None:
+    """Let a restored database send webhooks and close delegations whose time has run out.
+
+    Do so when the copy takes the place of the database that the snapshot was taken from.
+    """
+    with open_database() as (_, database), database.transaction() as session:
+        copy = activate(session)
+    if as_json:
+        print_json({"activated": copy is not None})
+    elif copy is None:
+        console.print("The database is no restored copy that is held.")
+    else:
+        console.print(f"The copy of {copy.taken_at} acts by itself from now on.")

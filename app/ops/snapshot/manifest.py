@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -12,11 +13,13 @@ import orjson
 from app.canonical import canonical_json
 from app.ops.snapshot.errors import SnapshotCorrupt, SnapshotRefused
 from app.ops.snapshot.tables import Table
-from app.ops.snapshot.values import READ_AS
+from app.ops.snapshot.values import READ_AS, checked_time
 
 FORMAT = "agenthub-snapshot"
 VERSION = 1
 _NAME = re.compile("[a-z][a-z0-9_]{0,62}")
+_WORD = re.compile("[A-Za-z0-9_.:+-]{1,64}")
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def parse_manifest(text: bytes) -> Manifest:
         if seal != _seal(document):
             raise SnapshotCorrupt("the manifest is not the one that was written")
         return _parse(document)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SnapshotCorrupt("the manifest is not one of a snapshot") from None
 
 
@@ -105,12 +108,20 @@ def _parse(document: dict[str, Any]) -> Manifest:
     contents = tuple(map(_content, document["tables"]))
     if len({content.table.name for content in contents}) < len(contents):
         raise ValueError("a table twice")
+    revisions, digest = dict(document["revisions"]), dict(document["ledger_digest"])
+    # What is shown to people is text of the forms that are written, or it could rule a terminal.
+    words = [document["release"], *revisions, *revisions.values()]
+    words += [value for value in digest.values() if isinstance(value, str)]
+    if document["source"] not in ("sqlite", "postgresql") or not all(map(_WORD.fullmatch, words)):
+        raise ValueError("a word of another form")
+    if not all(isinstance(value, (str, int, NoneType)) for value in digest.values()):
+        raise ValueError("a digest of another form")
     return Manifest(
-        taken_at=document["taken_at"],
+        taken_at=checked_time(document["taken_at"]),
         release=document["release"],
         source=document["source"],
-        revisions=dict(document["revisions"]),
-        ledger_digest=dict(document["ledger_digest"]),
+        revisions=revisions,
+        ledger_digest=digest,
         contents=contents,
     )
 
@@ -122,8 +133,8 @@ def _content(entry: dict[str, Any]) -> Content:
         raise ValueError("a name that no table has")
     if not {kind for _, kind in columns} <= READ_AS.keys():
         raise ValueError("a type that no column has")
-    if type(entry["rows"]) is not int:
-        raise ValueError("a number of rows that is none")
+    if type(entry["rows"]) is not int or not _HASH.fullmatch(entry["sha256"]):
+        raise ValueError("a number of rows or a hash that is none")
     return Content(
         Table(entry["name"], columns, tuple(entry["primary_key"])), entry["rows"], entry["sha256"]
     )

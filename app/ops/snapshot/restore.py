@@ -1,7 +1,7 @@
 """Restoring a snapshot into an empty database: entirely and proven, or not at all.
 
 One transaction holds everything: bringing the tracks to the snapshot's revisions, the rows, their
-proof, and the upgrade to this release's revisions.
+proof, the upgrade to this release's revisions, and the mark that keeps the copy from acting.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from app.config import Settings
 from app.delegation.reconciliation import RULES
 from app.ledger.reconciliation import reconcile
 from app.ledger.seals import read_digest
+from app.ops.restored import hold
 from app.ops.snapshot.archive import Snapshot, publish
 from app.ops.snapshot.errors import SnapshotCorrupt, SnapshotRefused
 from app.ops.snapshot.loading import load_rows, reset_numbering
@@ -109,11 +110,12 @@ def _restore(
     _require_empty(connection, settings)
     _migrate(connection, settings, manifest.revisions)
     _require_tables(connection, manifest)
+    sizes = {}
     for content in manifest.contents:
         watch.step(f"loading {content.table.name}", content.rows)
-        load_rows(connection, snapshot, content, watch)
+        sizes[content.table.name] = load_rows(connection, snapshot, content, watch)
     _require_references(connection)
-    _prove_rows(connection, manifest, watch)
+    _prove_rows(connection, manifest, sizes, watch)
     for content in manifest.contents:
         reset_numbering(connection, content.table)
     if any(track.state != CURRENT for track in read_tracks(connection)):
@@ -121,6 +123,7 @@ def _restore(
         _alembic(connection, settings, "heads")
     require_current(connection)
     _prove_ledger(connection, manifest, watch)
+    hold(connection, manifest.taken_at)
     revisions = {t.scope: t.revision for t in read_tracks(connection) if t.revision}
     return Restored(manifest.rows, manifest.taken_at, manifest.revisions, revisions)
 
@@ -213,12 +216,15 @@ def _require_references(connection: Connection) -> None:
         raise SnapshotRefused(f"{broken[0]}: a row refers to one of {broken[2]} that is not there")
 
 
-def _prove_rows(connection: Connection, manifest: Manifest, watch: Watch) -> None:
-    """Read back what was loaded and compare its hashes."""
+def _prove_rows(
+    connection: Connection, manifest: Manifest, sizes: dict[str, int], watch: Watch
+) -> None:
+    """Read back what was loaded, so many rows of each table at a time, and compare its hashes."""
     for content in manifest.contents:
         name = content.table.name
         watch.step(f"proving {name}", content.rows)
-        if digest_rows(connection, content.table, watch.advance) != (content.rows, content.sha256):
+        found = digest_rows(connection, content.table, watch.advance, sizes[name])
+        if found != (content.rows, content.sha256):
             raise SnapshotCorrupt(f"{name}: the database does not keep the rows as they are")
         if connection.dialect.name == "postgresql":
             # Without statistics the rules below would be planned as if every table were empty.

@@ -70,11 +70,11 @@ def database_tables(connection: Connection) -> dict[str, Table]:
     }
 
 
-def read_chunks(connection: Connection, table: Table) -> Iterator[Chunk]:
+def read_chunks(connection: Connection, table: Table, size: int = BATCH) -> Iterator[Chunk]:
     """Yield the rows in the order of their primary key, byte by byte, whichever the database.
 
-    Holds one chunk at a time. Raises ``SnapshotRefused`` for a value that is not of its column's
-    kind.
+    Holds one chunk of ``size`` rows at a time. Raises ``SnapshotRefused`` for a value that is not
+    of its column's kind.
     """
     columns = {name: sa.column(name, READ_AS[kind]) for name, kind in table.columns}
     kinds = dict(table.columns)
@@ -82,12 +82,12 @@ def read_chunks(connection: Connection, table: Table) -> Iterator[Chunk]:
         sa.select(*columns.values())
         .select_from(sa.table(table.name))
         .order_by(*(_order(connection, columns[name], kinds[name]) for name in table.key))
-        .execution_options(yield_per=BATCH)
+        .execution_options(yield_per=size)
     )
     read = 0
     try:
         lines = encode_rows(table.columns, connection.execute(statement))
-        while batch := list(islice(lines, BATCH)):
+        while batch := list(islice(lines, size)):
             read += len(batch)
             yield Chunk(len(batch), b"".join(batch))
     except (ValueError, TypeError) as error:
@@ -103,10 +103,15 @@ def _order(connection: Connection, column: Any, kind: str) -> Any:
     return column
 
 
-def digest_rows(connection: Connection, table: Table, advance: Any) -> tuple[int, str]:
-    """Return how many rows a table has and the SHA-256 of their lines, as a snapshot would."""
+def digest_rows(
+    connection: Connection, table: Table, advance: Any, size: int = BATCH
+) -> tuple[int, str]:
+    """Return how many rows a table has and the SHA-256 of their lines, as a snapshot would.
+
+    ``size`` is how many rows are read at a time.
+    """
     rows, digest = 0, hashlib.sha256()
-    for chunk in read_chunks(connection, table):
+    for chunk in read_chunks(connection, table, size):
         rows += chunk.rows
         digest.update(chunk.lines)
         advance(chunk.rows)

@@ -19,6 +19,10 @@ from app import clock
 from app.db import UTCDateTime
 from app.ops.snapshot.errors import SnapshotRefused
 
+# What a row may have as a line, so that nothing that reads one takes more memory than that needs. A
+# request has at most 64 MiB, and that is much more than any setting but the largest lets in.
+MAX_LINE = 64 * 1024 * 1024
+TOO_LONG = f"a row is longer than {MAX_LINE // 2**20} MiB"
 INTEGER, TEXT, TIME, BYTES, BOOLEAN = "integer", "text", "time", "bytes", "boolean"
 # How the rows are read, whatever wrote the table.
 READ_AS: dict[str, sa.types.TypeEngine[Any]] = {
@@ -86,7 +90,10 @@ def encode_rows(columns: Sequence[tuple[str, str]], rows: Iterable[Any]) -> Iter
         check(row)
         values = list(row)
         _convert(values, encoders)
-        yield orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) > MAX_LINE:
+            raise ValueError(TOO_LONG)
+        yield line
 
 
 Decode = Callable[[bytes], list[Any]]
@@ -98,7 +105,7 @@ def decoder(columns: Sequence[tuple[str, str]], dialect: str) -> Decode:
     It raises ``ValueError`` for a line that is no row of these columns.
     """
     check = TypeCheck(columns, _IN_JSON)
-    time = _sqlite_time if dialect == "sqlite" else _checked_time
+    time = _sqlite_time if dialect == "sqlite" else checked_time
     decoders = _converters(columns, {TIME: time, BYTES: _bytes})
 
     def decode(line: bytes) -> list[Any]:
@@ -128,7 +135,8 @@ def _convert(values: list[Any], converters: Converters) -> None:
             values[place] = convert(value)
 
 
-def _checked_time(text: str) -> str:
+def checked_time(text: str) -> str:
+    """Return a time in UTC with microseconds as it is. Raises ``ValueError`` for other text."""
     if len(text) != 27 or text[10] != "T" or text[19] != "." or text[26] != "Z":
         raise ValueError(f"{text!r} is no time in UTC with microseconds")
     datetime.fromisoformat(text)
@@ -137,7 +145,7 @@ def _checked_time(text: str) -> str:
 
 def _sqlite_time(text: str) -> str:
     """Return the form in which SQLAlchemy stores a time in SQLite."""
-    _checked_time(text)
+    checked_time(text)
     return f"{text[:10]} {text[11:26]}"
 
 

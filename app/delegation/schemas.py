@@ -18,6 +18,7 @@ from app.http.fields import (
     JsonInteger,
     JsonNumber,
     Moment,
+    PlainText,
     UnitPrice,
     Usd,
 )
@@ -49,7 +50,8 @@ def _moment(**arguments: Any) -> Moment:
 
 
 def _text(*, least: int = 1, **arguments: Any) -> ma.fields.String:
-    return ma.fields.String(validate=ma.validate.Length(min=least, max=MAX_TEXT), **arguments)
+    rules = [ma.validate.Length(min=least, max=MAX_TEXT), PlainText(lines=True)]
+    return ma.fields.String(validate=rules, **arguments)
 
 
 def _seconds(default: int, least: int, most: int, description: str) -> JsonInteger:

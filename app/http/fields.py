@@ -10,6 +10,7 @@ from typing import Any
 import marshmallow as ma
 
 from app.money import MAX_USD, to_micros, to_usd
+from app.plain_text import text_fault
 
 
 class FullMatch(ma.validate.Regexp):
@@ -21,6 +22,21 @@ class FullMatch(ma.validate.Regexp):
     def __call__(self, value: Any) -> Any:
         if not self.regex.fullmatch(value) or value.endswith("\n"):
             raise ma.ValidationError(self.error)
+        return value
+
+
+class PlainText(ma.validate.Validator):
+    """Text that shows something and hides nothing: see ``app.plain_text.text_fault``."""
+
+    def __init__(self, *, lines: bool = False, may_be_blank: bool = False) -> None:
+        self.lines = lines
+        self.may_be_blank = may_be_blank
+
+    def __call__(self, value: str) -> str:
+        fault = text_fault(value, lines=self.lines, may_be_blank=self.may_be_blank)
+        if fault is not None:
+            code, detail = fault
+            raise ma.ValidationError([{"pointer": "", "code": code, "detail": detail}])
         return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshmallow as ma
 
-from app.http.fields import FullMatch, Usd
+from app.http.fields import FullMatch, PlainText, Usd
 from app.http.pagination import PageQuery
 from app.http.schemas import Schema
 
@@ -21,7 +21,9 @@ class MoveMoney(Schema):
 class ReverseTransaction(Schema):
     """Why a transaction is reversed; kept with the new one."""
 
-    reason = ma.fields.String(required=True, validate=ma.validate.Length(min=3, max=500))
+    reason = ma.fields.String(
+        required=True, validate=[ma.validate.Length(min=3, max=500), PlainText(lines=True)]
+    )
 
     example = {"reason": "topped up the wrong agent"}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import marshmallow as ma
 
 from app.http.context import services
-from app.http.fields import JsonInteger
+from app.http.fields import JsonInteger, PlainText
 from app.http.pagination import PageQuery
 from app.http.schemas import Schema
 from app.notification.addresses import UrlRefused, parse_url
@@ -54,7 +54,9 @@ def _event_types(**arguments: Any) -> ma.fields.List[str]:
 
 
 def _description(**arguments: Any) -> ma.fields.String:
-    return ma.fields.String(validate=ma.validate.Length(max=MAX_DESCRIPTION), **arguments)
+    shown = PlainText(lines=True, may_be_blank=True)
+    rules = [ma.validate.Length(max=MAX_DESCRIPTION), shown]
+    return ma.fields.String(validate=rules, **arguments)
 
 
 class CreateWebhook(Schema):

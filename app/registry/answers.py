@@ -137,6 +137,10 @@ class AgentOut(Schema):
     trust = ma.fields.Nested(TrustOut(), required=True)
     versions = ma.fields.List(ma.fields.String(), required=True)
     forked_from = ma.fields.Nested(LineageOut(), required=True, allow_none=True)
+    created_at = ma.fields.AwareDateTime(required=True)
+    updated_at = ma.fields.AwareDateTime(
+        required=True, metadata={"description": "Later after every change by the agent's owner"}
+    )
 
     example = {
         "id": "@acme:invoice-summarizer",
@@ -149,6 +153,8 @@ class AgentOut(Schema):
         "trust": TrustOut.example,
         "versions": ["1.0.0"],
         "forked_from": None,
+        "created_at": "2026-11-20T08:00:00.000000Z",
+        "updated_at": "2026-11-20T09:31:12.401928Z",
     }
 
 

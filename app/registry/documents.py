@@ -50,6 +50,8 @@ def agent_document(row: Any) -> dict[str, Any]:
         "trust": agent_rating(row),
         "versions": [version for _, version in sorted((int(at), v) for at, v in placed)],
         "forked_from": lineage,
+        "created_at": clock.isoformat(row.created_at),
+        "updated_at": clock.isoformat(row.updated_at),
     }
 
 

@@ -22,6 +22,8 @@ from app.canonical import Canonical
 from app.json_schema.evaluation import MAX_REPORTED as MAX_REPORTED
 from app.json_schema.evaluation import Finding, Judge
 from app.json_values import pointer_to, walk
+from app.plain_text import text_fault
+from app.registry.inline_secrets import holds_secret
 
 MAX_DEPTH = 200
 """The deepest nesting that a service can be told to read; nothing below it is looked at."""
@@ -76,10 +78,7 @@ _DRAFTS = {
     )
 }
 
-_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_SECRET_WORD = re.compile(
-    r"(?:secret|token|pass(?:word|wd|phrase)|(?:api|private|access|secret)_?key)(s?)(?![a-z])"
-)
+_IN_SCHEMA = re.compile("/capabilities/[0-9]+/(input|output)_schema/")
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,21 @@ def validate(manifest: object) -> list[Violation]:
     found: dict[tuple[str, str], str] = {}
     for pointer, code, detail in findings:
         found.setdefault((pointer, code), detail)
+    # What else is wrong with a text, or with what holds it, says enough of it.
+    known = {pointer for pointer, _ in found}
+    texts = (text for text in _text_findings(manifest) if known.isdisjoint(_way_to(text[0])))
+    for pointer, code, detail in islice(texts, MAX_REPORTED):
+        found[pointer, code] = detail
     ordered = sorted(found, key=lambda key: (_document_order(key[0]), key[1]))
     return [Violation(*key, found[key]) for key in ordered[:MAX_REPORTED]]
+
+
+def _way_to(pointer: str) -> Iterator[str]:
+    """Yield a JSON Pointer and those of everything that holds the value."""
+    while pointer:
+        yield pointer
+        pointer = pointer.rpartition("/")[0]
+    yield pointer
 
 
 def too_large(manifest: Canonical, limit: int) -> dict[str, str]:
@@ -204,21 +216,30 @@ def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _inline_secrets(manifest: object) -> Iterator[Finding]:
     detail = "Must not hold a secret; name where it is kept in a member whose name ends in _ref."
     for _, place, value in walk(manifest, MAX_DEPTH):
-        name = place[1] if place else None
-        if isinstance(name, str) and _is_inline_secret(name, value):
+        if holds_secret(place, value):
             yield pointer_to(place), "inline_secret", detail
 
 
-def _is_inline_secret(name: str, value: object) -> bool:
-    """Say whether a member has the name of a secret and a value that could be one.
+# Members of a schema that people read; all other text in a schema is data.
+_SCHEMA_TEXT = ("title", "description", "$comment")
 
-    An object is a description (``properties: {token: {...}}``), and so is a list without text. A
-    plural with a number, such as ``max_tokens``, counts secrets or tokens and holds none.
+
+def _text_findings(manifest: object) -> Iterator[Finding]:
+    """Check that text shows something and hides nothing; a description may have several lines.
+
+    In the schemas of capabilities that is what people read of them, and it may be blank.
     """
-    if name.endswith("_ref") or isinstance(value, dict):
-        return False
-    if isinstance(value, list) and not any(isinstance(item, str) for item in value):
-        return False
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", name)
-    endings = _SECRET_WORD.findall(f"{plain} {_WORD_START.sub('_', plain)}".lower())
-    return "" in endings or ("s" in endings and isinstance(value, str | list))
+    for _, place, value in walk(manifest, MAX_DEPTH):
+        if not isinstance(value, str) or value == "":
+            continue
+        name = place[1] if place else None
+        fault = text_fault(value, lines=name == "description")
+        if fault is None:
+            continue
+        pointer = pointer_to(place)
+        if _IN_SCHEMA.match(pointer):
+            if name not in _SCHEMA_TEXT:
+                continue
+            fault = text_fault(value, lines=True, may_be_blank=True)
+        if fault is not None:
+            yield pointer, *fault

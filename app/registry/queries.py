@@ -86,6 +86,8 @@ def _with_latest(agent: type[Agent]) -> AnySelect:
             agent.forked_from_agent_id,
             agent.forked_from_version,
             agent.forked_from_digest,
+            agent.created_at,
+            agent.updated_at,
             latest.manifest,
             EvaluationSummary.summary,
             versions.label("versions"),

@@ -11,7 +11,7 @@ import marshmallow as ma
 from app import clock
 from app.canonical import Canonical
 from app.http.context import services
-from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber, Moment
+from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber, Moment, PlainText
 from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
@@ -159,7 +159,9 @@ class ReportUsage(Schema):
     outcome = ma.fields.String(required=True, validate=ma.validate.OneOf((SUCCESS, FAILURE)))
     count = JsonInteger(load_default=1, validate=ma.validate.Range(min=1, max=1000))
     note = ma.fields.String(
-        load_default=None, allow_none=True, validate=ma.validate.Length(min=1, max=500)
+        load_default=None,
+        allow_none=True,
+        validate=[ma.validate.Length(min=1, max=500), PlainText(lines=True)],
     )
 
     example = {"outcome": "success", "count": 25, "note": "Invoices of the first week."}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -450,7 +450,8 @@ def _use(session: Session, owner_id: str, quotas: Quotas, **added: int) -> None:
 
 def _touch(session: Session, agent: Agent) -> None:
     agent.revision += 1
-    agent.updated_at = clock.now()
+    # Later than before, whatever the clock says.
+    agent.updated_at = max(clock.now(), agent.updated_at + timedelta(microseconds=1))
     # Written now, so that the document read next in this transaction shows it.
     session.flush()
 

@@ -33,6 +33,7 @@ FOUNDATION = {
     "app.logs",
     "app.metrics",
     "app.money",
+    "app.plain_text",
     "app.quotas",
     "app.statements",
 }

@@ -12,6 +12,7 @@ from sqlalchemy import inspect
 
 from app.config import Settings
 from app.http.context import Services
+from app.plain_text import text_fault
 from tests.client import Api
 from tests.registry.manifests import build_capability, build_manifest
 from tests.reliability.evidence import contents
@@ -184,7 +185,10 @@ def test_names_with_a_final_newline_are_refused(registry: Api) -> None:
 def test_hostile_text_is_data(registry: Api, app: Flask, services: Services) -> None:
     manifest = build_manifest("hostile")
     texts = [text for text in HOSTILE if "\0" not in text and len(text) < 1000]
-    manifest["identity"]["description"] = "Hostile: " + "".join(texts)
+    # What people read shows all of itself; what is data may be anything.
+    shown = [text for text in texts if text_fault(f"x{text}", lines=True) is None]
+    assert len(shown) > len(texts) // 2
+    manifest["identity"]["description"] = "Hostile: " + "".join(shown)
     manifest["identity"]["name"] = "'; DELETE FROM registry_agents; --"
     manifest["capabilities"][0]["input_schema"]["examples"] = texts
     manifest["capabilities"][0]["input_schema"]["properties"] |= {text: {} for text in texts}

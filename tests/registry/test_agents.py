@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import rfc8785
 
+from app import clock
 from tests.client import Api
 from tests.registry.manifests import build_capability, build_manifest
 
@@ -35,7 +37,9 @@ def publish(api: Api, version: str, **arguments: Any) -> dict[str, Any]:
 
 class TestRegister:
     def test_answers_the_agent(self, acme: Api) -> None:
-        assert register(acme) == {
+        with clock.frozen(lambda: datetime(2026, 11, 20, 9, 30, tzinfo=UTC)):
+            registered = register(acme)
+        assert registered == {
             "id": "@acme:invoice-summarizer",
             "namespace": "@acme",
             "slug": "invoice-summarizer",
@@ -46,7 +50,27 @@ class TestRegister:
             "trust": {"score": 0, "tier": "unrated", "badge": "none"},
             "versions": ["1.0.0"],
             "forked_from": None,
+            "created_at": "2026-11-20T09:30:00.000000Z",
+            "updated_at": "2026-11-20T09:30:00.000000Z",
         }
+
+    def test_tells_when_it_was_changed_whatever_the_clock_says(self, acme: Api) -> None:
+        moment = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+        seen = [register(acme)["updated_at"]]
+        with clock.frozen(lambda: moment):
+            publish(acme, "1.1.0")
+            seen.append(acme.get(AGENT).get_json()["updated_at"])
+            evaluation = {"suite": "s", "metrics": {"m": 1}}
+            assert acme.post(f"{AGENT}/versions/1.0.0/evals", evaluation).status_code == 200
+            seen.append(acme.get(AGENT).get_json()["updated_at"])
+            acme.delete(AGENT)
+            seen.append(acme.get(AGENT).get_json()["updated_at"])
+            acme.delete(AGENT)
+            assert acme.get(AGENT).get_json()["updated_at"] == seen[-1]
+            publish(acme, "1.2.0")
+            seen.append(acme.get(AGENT).get_json()["updated_at"])
+        assert seen == sorted(set(seen))
+        assert acme.get("/v1/agents").get_json()["data"][0]["updated_at"] == seen[-1]
 
     def test_everybody_reads_what_was_registered(self, acme: Api, anyone: Api) -> None:
         registered = register(acme)

@@ -33,6 +33,7 @@ CAPABILITY = "/capabilities/0"
 INTERFACE = "/interfaces/0"
 TRUST = "/trust"
 INPUT = "/capabilities/0/input_schema"
+MANY = [f"p{number}" for number in range(200)]
 INT_MAX = 2147483647
 
 
@@ -124,11 +125,14 @@ FACTS: list[tuple[str, list[object], list[object], str]] = [
     (f"{CAPABILITY}/description", ["a" * 12, "a" * 4000], ["a" * 11], "min_length"),
     (f"{CAPABILITY}/description", [], ["a" * 4001], "max_length"),
     (f"{CAPABILITY}/protocols", [["MCP"], ["MCP", "A2A", "HTTP", "INTERNAL"]], [[]], "min_items"),
-    (f"{CAPABILITY}/protocols", [["MCP"] * 200], [["MCP"] * 201], "max_items"),
+    (f"{CAPABILITY}/protocols", [], [["MCP", "HTTP", "MCP"]], "unique_items"),
     (f"{CAPABILITY}/protocols/0", ["INTERNAL"], ["CLI", "mcp", None], "enum"),
     (f"{CAPABILITY}/idempotency_key_required", [True, False], ["yes", 1, 0, None], "type"),
     (f"{CAPABILITY}/side_effect_level", ["none"], ["medium", "None", None], "enum"),
-    (f"{CAPABILITY}/permissions", [ABSENT, [], ["a"] * 200], [["a"] * 201], "max_items"),
+    (f"{CAPABILITY}/permissions", [ABSENT, [], MANY], [[*MANY, "b"]], "max_items"),
+    (f"{CAPABILITY}/permissions", [], [["a", "b", "a"]], "unique_items"),
+    ("/requirements/permissions", [MANY], [["a", "a"]], "unique_items"),
+    (f"{INTERFACE}/permissions", [MANY], [["a", "a"]], "unique_items"),
     (f"{CAPABILITY}/permissions/0", ["a", "a:b.c-d_9", "a" * 128], PERMISSION_BAD, "pattern"),
     (f"{CAPABILITY}/permissions/0", [], ["a" * 129], "max_length"),
     (f"{CAPABILITY}/idempotent", [ABSENT, True, False], ["no", 0], "type"),
@@ -196,8 +200,33 @@ FACTS: list[tuple[str, list[object], list[object], str]] = [
         "enum",
     ),
     (f"{INTERFACE}/privileged", [True, False], ["true", 1, None], "type"),
-    (f"{INTERFACE}/endpoint", ["invoice --json", "a" * 2048], [""], "min_length"),
-    (f"{INTERFACE}/endpoint", [], ["a" * 2049], "max_length"),
+    (f"{INTERFACE}/endpoint", ["https://a.example/" + "a" * 2030], [""], "min_length"),
+    (f"{INTERFACE}/endpoint", [], ["https://a.example/" + "a" * 2031], "max_length"),
+    (
+        f"{INTERFACE}/endpoint",
+        [
+            "http://127.0.0.1:8080",
+            "HTTPS://agents.example",
+            "https://[2001:db8::1]:443/a?b=c#d",
+            "https://a.example?x=user@example.com",
+        ],
+        [
+            "invoice --json",
+            "agents.example.com/mcp",
+            "/mcp",
+            "//agents.example.com/mcp",
+            "https://",
+            "https:///mcp",
+            "https://:443/",
+            "ftp://agents.example.com/",
+            "javascript:alert(1)",
+            "file:///etc/passwd",
+            "https://a b.example/",
+            "https://a.example/b c",
+            "https://user:hunter2@agents.example.com/",
+        ],
+        "pattern",
+    ),
     (f"{INTERFACE}/endpoint", [], [ABSENT], "required"),
     (f"{INTERFACE}/permissions", [["a"]], [ABSENT], "required"),
     (f"{INTERFACE}/permissions", [], [[]], "min_items"),
@@ -218,8 +247,8 @@ FACTS: list[tuple[str, list[object], list[object], str]] = [
         [[]],
         "min_items",
     ),
-    (f"{TRUST}/allowed_trust_sources", [], [["partner"] * 201], "max_items"),
-    (f"{TRUST}/allowed_trust_sources/0", ["partner"], ["imported", "any"], "enum"),
+    (f"{TRUST}/allowed_trust_sources", [], [["partner"] * 2], "unique_items"),
+    (f"{TRUST}/allowed_trust_sources/0", ["marketplace"], ["imported", "any"], "enum"),
     (
         f"{TRUST}/policy/injection_protection",
         ["strict", "moderate", "off"],
@@ -714,16 +743,24 @@ def mutated_manifests(draw: st.DrawFn) -> Document:
     return manifest
 
 
+OURS = (
+    "format",
+    "duplicate_capability_id",
+    "invalid_json_schema",
+    "inline_secret",
+    "invisible_text",
+    "control_character",
+    "bidi_control",
+    "hidden_character",
+)
+
+
 @settings(max_examples=400)
 @given(mutated_manifests())
 def test_verdicts_agree_with_an_independent_implementation(manifest: Document) -> None:
     """Formats and the rules beyond the schema are ours alone; everything else must agree."""
     before = json.dumps(manifest)
-    ours = {
-        (pointer, code)
-        for pointer, code in found(manifest)
-        if code not in ("format", "duplicate_capability_id", "invalid_json_schema", "inline_secret")
-    }
+    ours = {(pointer, code) for pointer, code in found(manifest) if code not in OURS}
     assert json.dumps(manifest) == before
     theirs = {
         "".join(f"/{part}" for part in error.absolute_path)
@@ -740,3 +777,13 @@ def test_any_value_is_judged_without_raising(value: object) -> None:
     assert validate(value) != []
     for pointer in ("/capabilities", CAPABILITY, INPUT, INTERFACE, "/identity"):
         manifest_module.validate(edited(pointer, value))
+
+
+def test_a_command_line_is_reached_by_a_command() -> None:
+    interface = build_interface(protocol="CLI", endpoint="invoice --json")
+    assert found(build_manifest(interfaces=[interface])) == []
+    for protocol in ("MCP", "A2A", "HTTP"):
+        interface["protocol"] = protocol
+        assert found(build_manifest(interfaces=[interface])) == [
+            (f"{INTERFACE}/endpoint", "pattern")
+        ]

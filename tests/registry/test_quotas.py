@@ -141,7 +141,7 @@ def test_live_keys(services: Services) -> None:
             create_key(session, services.pepper, "acme", "viewer", quota=2)
         assert refused.value.members == {"quota": "keys", "limit": 2, "used": 2}
         create_key(session, services.pepper, "globex", "viewer", quota=2)
-        revoke_key(session, made[0])
+        revoke_key(session, services.pepper, made[0])
         session.flush()
         create_key(session, services.pepper, "acme", "viewer", quota=2)
         create_key(session, services.pepper, "acme", "viewer")

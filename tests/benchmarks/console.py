@@ -144,6 +144,8 @@ def delegation(
             "deadline_seconds": 3600,
             "review_seconds": 3600,
             "lease_number": 1,
+            "lease_expires_at": now + timedelta(days=1) if live else None,
+            "deadline_at": now + timedelta(days=1) if live else None,
             "due_at": now + timedelta(days=1, seconds=number) if live else None,
             "created_at": at,
             "updated_at": at,

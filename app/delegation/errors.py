@@ -59,7 +59,7 @@ class CapabilityUnknown(Conflict):
 
 
 class CapabilitySchemaUnusable(Conflict):
-    """The capability's schema cannot be applied: it refers to what the service does not fetch."""
+    """The capability's schema cannot be applied, or not to this payload within a check's limits."""
 
     code = "capability_schema_unusable"
 

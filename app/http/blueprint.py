@@ -249,16 +249,19 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         problems: Sequence[int] = (),
         role: str = "developer",
         conditional: bool = False,
+        admit: Callable[..., object] | None = None,
         prepare: Callable[..., Any] | None = None,
         headers: Sequence[dict[str, Any]] = (),
     ) -> Callable[[View], View]:
         """Declare a write: ``view(session, principal, [body], **path) -> Response``.
 
         The view runs in one transaction with its idempotency row and must not commit.
-        ``conditional`` documents that the endpoint honours ``If-Match``. ``prepare(principal,
-        [body], **path)`` is for what takes long or asks the network: it runs before the
-        transaction, which would lock others out meanwhile, unless the answer is stored already;
-        the view gets what it returns in place of the body.
+        ``conditional`` documents that the endpoint honours ``If-Match``. ``admit(connection,
+        principal, **path)`` raises what refuses a caller whatever the body is, which is not read
+        then; it may only look at what never changes, since it comes before a stored answer.
+        ``prepare(principal, [body], **path)`` is for what takes long or asks the network: it runs
+        before the transaction, which would lock others out meanwhile, unless the answer is stored
+        already; the view gets what it returns in place of the body.
         """
 
         def decorate(view: View) -> View:
@@ -291,6 +294,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             if conditional:
                 documented.append(412)
                 documented_headers.append(IF_MATCH)
+            if admit is not None:
+                handler = _admitted(handler, admit)
             handler = _authenticated(handler, role, needs_key=True)
             self._declare(method, rule, handler, returns, documented, role, documented_headers)
             return view
@@ -347,6 +352,19 @@ def check_path(path: dict[str, str]) -> None:
     for name, value in path.items():
         if not PATH_PATTERNS[name].fullmatch(value) or value.endswith("\n"):
             raise PathNotFound(f"nothing has the {name.replace('_', ' ')} {value!r}")
+
+
+def _admitted(handler: View, admit: Callable[..., object]) -> View:
+    """Put a read that may refuse the caller before the body."""
+
+    @wraps(handler)
+    def guarded(principal: Any, **path: str) -> Any:
+        check_path(path)
+        with services().database.read() as connection:
+            admit(connection, principal, **path)
+        return handler(principal, **path)
+
+    return guarded
 
 
 def _authenticated(handler: View, role: str, *, needs_key: bool = False) -> View:

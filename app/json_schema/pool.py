@@ -190,13 +190,18 @@ class Pool:
                 for check, known in zip(checks, found, strict=True)
             ]
 
-    def judge(self, owner_id: str, schemas: Sequence[str]) -> list[list[list[str]] | Stopped]:
+    def judge(self, owner_id: str, schemas: Sequence[str]) -> list[list[list[str]]]:
         """Return the faults of schemas' forms (pointer, detail). Raises ``ChecksBusy``."""
         if not schemas:
             return []
         with self._turn(owner_id) as turn:
             found = [turn.ask({"schema": schema}) for schema in schemas]
-        return [[] if faults is None else faults for faults in found]
+        return [
+            [["", f"Must not take {faults.detail}, to be judged with the others."]]
+            if isinstance(faults, Stopped)
+            else faults or []
+            for faults in found
+        ]
 
     @contextmanager
     def _turn(self, owner_id: str) -> Iterator[_Turn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from flask import Response
@@ -10,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from app import clock
 from app.access.service import Principal
+from app.canonical import Canonical
 from app.http.blueprint import Blueprint
 from app.http.context import services
+from app.http.errors import ValidationFailed
 from app.http.pagination import (
     MAX_PAGE_BYTES,
     PageQuery,
@@ -24,6 +27,7 @@ from app.ledger.metering import record_operation
 from app.ledger.service import open_agent_account
 from app.notification.service import Event, publish
 from app.registry import answers, documents, evidence, queries, schemas, service
+from app.registry import manifest as rules
 from app.registry.errors import NamespaceNotFound
 from app.registry.names import normalize_namespace
 
@@ -32,7 +36,44 @@ blueprint = Blueprint(
 )
 
 
-@blueprint.write("POST", "/agents", body=schemas.RegisterAgent(), returns=answers.AgentOut())
+def _require_valid(principal: Principal, manifest: Canonical) -> None:
+    """Raise ``ValidationFailed`` with all that a manifest breaks, or ``ChecksBusy``."""
+    errors = [asdict(violation) for violation in rules.validate(manifest.document)]
+    _refuse(errors or _schema_errors(principal, manifest), "the request breaks a rule; see errors")
+
+
+def _refuse(errors: list[dict[str, Any]], detail: str) -> None:
+    if errors:
+        placed = [{**error, "pointer": f"/manifest{error['pointer']}"} for error in errors]
+        raise ValidationFailed(detail, errors=placed[: rules.MAX_REPORTED])
+
+
+def _schema_errors(principal: Principal, manifest: Canonical) -> list[dict[str, Any]]:
+    """Return what the schemas of a manifest's capabilities may not be. Raises ``ChecksBusy``."""
+    schemas = dict(rules.capability_schemas(manifest.document))
+    judged = services().checks.judge(principal.owner_id, list(schemas.values()))
+    return [
+        {"pointer": f"{at}{pointer}", "code": "invalid_json_schema", "detail": detail}
+        for at, faults in zip(schemas, judged, strict=True)
+        for pointer, detail in faults
+    ]
+
+
+def _valid(principal: Principal, body: dict[str, Any]) -> dict[str, Any]:
+    with services().database.read() as connection:
+        service.may_use_namespace(connection, principal.owner_id, body["namespace"])
+    _require_valid(principal, body["manifest"])
+    return body
+
+
+@blueprint.write(
+    "POST",
+    "/agents",
+    body=schemas.RegisterAgent(),
+    returns=answers.AgentOut(),
+    problems=(422,),
+    prepare=_valid,
+)
 def register_agent(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
     """Register an agent with its first version."""
     agent_id = service.register_agent(
@@ -124,7 +165,12 @@ def _agent_response(session: Session, agent_id: str) -> Response:
     return json_response(document, etag=tag, location=f"/v1/agents/{agent_id}")
 
 
+def _require_owner(connection: Connection, principal: Principal, agent_id: str) -> None:
+    service.require_owner(connection, principal.owner_id, agent_id)
+
+
 def _compared(principal: Principal, body: dict[str, Any], agent_id: str) -> service.Publication:
+    _require_valid(principal, body["manifest"])
     with services().database.read() as connection:
         return service.prepare_version(connection, principal.owner_id, agent_id, body["manifest"])
 
@@ -134,8 +180,9 @@ def _compared(principal: Principal, body: dict[str, Any], agent_id: str) -> serv
     "/agents/<agent_id>",
     body=schemas.PublishVersion(),
     returns=answers.AgentOut(),
-    problems=(404,),
+    problems=(404, 422),
     conditional=True,
+    admit=_require_owner,
     prepare=_compared,
 )
 def publish_version(
@@ -309,9 +356,13 @@ def _copied(principal: Principal, body: dict[str, Any], agent_id: str) -> tuple[
     where = body["namespace"]
     limit = services().settings.max_manifest_bytes
     with services().database.read() as connection:
-        return where, service.prepare_fork(
+        fork = service.prepare_fork(
             connection, principal.owner_id, agent_id, where, body["new_slug"], limit
         )
+    # Such a copy is published now, and a schema that cannot be used is of no use to its owner.
+    detail = f"{agent_id} has schemas of capabilities that cannot be published any more; see errors"
+    _refuse(_schema_errors(principal, fork.manifest), detail)
+    return where, fork
 
 
 @blueprint.write(
@@ -319,7 +370,7 @@ def _copied(principal: Principal, body: dict[str, Any], agent_id: str) -> tuple[
     "/agents/<agent_id>/fork",
     body=schemas.ForkAgent(),
     returns=answers.ForkOut(),
-    problems=(404,),
+    problems=(404, 422),
     prepare=_copied,
 )
 def fork_agent(

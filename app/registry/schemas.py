@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,9 +42,9 @@ class NamespaceName(ma.fields.String):
 
 
 class ManifestField(JsonDocument):
-    """A manifest in canonical form; what breaks format 0.1 is reported with its pointer.
+    """A manifest in canonical form; one that is too large is refused here.
 
-    One that is too large is not looked into.
+    What breaks format 0.1 is found later, when the caller is known to own where it goes.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -56,18 +57,24 @@ class ManifestField(JsonDocument):
         limit = services().settings.max_manifest_bytes
         if len(canonical.encoded) > limit:
             raise ma.ValidationError([{"pointer": "", **manifest.too_large(canonical, limit)}])
-        violations = manifest.validate(value)
-        if violations:
-            raise ma.ValidationError(
-                [
-                    {"pointer": found.pointer, "code": found.code, "detail": found.detail}
-                    for found in violations
-                ]
-            )
         return canonical
 
 
-class RegisterAgent(Schema):
+class _OfManifest(Schema):
+    """A request whose manifest is looked into at once if anything else in it is at fault."""
+
+    def handle_error(
+        self, error: ma.ValidationError, data: Any, *, many: bool, **kwargs: Any
+    ) -> None:
+        """Add what the manifest breaks, so that all is reported at once."""
+        messages = error.messages
+        if isinstance(data, dict) and isinstance(messages, dict) and "manifest" not in messages:
+            found = [asdict(violation) for violation in manifest.validate(data["manifest"])]
+            if found:
+                raise ma.ValidationError({**messages, "manifest": found})
+
+
+class RegisterAgent(_OfManifest):
     """A new agent: where it lives, and its first version's manifest."""
 
     namespace = _namespace(required=True)
@@ -76,7 +83,7 @@ class RegisterAgent(Schema):
     example = {"namespace": "@acme", "manifest": MANIFEST}
 
 
-class PublishVersion(Schema):
+class PublishVersion(_OfManifest):
     """A further version of an agent; ``identity.id`` is the agent's own."""
 
     manifest = ManifestField(required=True)

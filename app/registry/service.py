@@ -188,6 +188,12 @@ def may_use_namespace(reader: Connection | Session, owner_id: str, namespace: st
     return holder is not None
 
 
+def require_owner(reader: Connection | Session, owner_id: str, agent_id: str) -> None:
+    """Raise ``AgentNotFound`` or ``NotOwner`` unless the agent belongs to the owner."""
+    if find_owner(reader, agent_id) != owner_id:
+        raise NotOwner(f"{agent_id} belongs to another owner")
+
+
 def prepare_version(
     reader: Connection | Session, owner_id: str, agent_id: str, manifest: Canonical
 ) -> Publication:
@@ -195,8 +201,7 @@ def prepare_version(
 
     Raises ``AgentNotFound`` and ``NotOwner``.
     """
-    if find_owner(reader, agent_id) != owner_id:
-        raise NotOwner(f"{agent_id} belongs to another owner")
+    require_owner(reader, owner_id, agent_id)
     below, above = neighbours(reader, agent_id, manifest.document["identity"]["version"])
     impact = impact_above = None
     if below is not None:

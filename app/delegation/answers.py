@@ -114,10 +114,11 @@ class StageOut(Schema):
 class DueOutcomeOut(Schema):
     """What the system does by itself when the delegation's time runs out."""
 
-    status = ma.fields.String(required=True, validate=ma.validate.OneOf(lifecycle.TERMINAL))
+    status = ma.fields.String(required=True, validate=ma.validate.OneOf(lifecycle.STATUSES))
+    settlement = ma.fields.String(required=True, validate=ma.validate.OneOf(lifecycle.SETTLEMENTS))
     reason = ma.fields.String(required=True)
 
-    example = {"status": "expired", "reason": "not accepted in time"}
+    example = {"status": "expired", "settlement": "settled", "reason": "not accepted in time"}
 
 
 class DelegationSummaryOut(Schema):
@@ -147,8 +148,24 @@ class DelegationSummaryOut(Schema):
         required=True, metadata={"description": "What was used, never cut"}
     )
     held_usd = ma.fields.Float(required=True)
-    charged_usd = ma.fields.Float(required=True, allow_none=True)
-    refunded_usd = ma.fields.Float(required=True, allow_none=True)
+    in_review_usd = ma.fields.Float(
+        required=True,
+        metadata={"description": "What the delegate gets unless it is contested, or has been"},
+    )
+    charged_usd = ma.fields.Float(
+        required=True, allow_none=True, metadata={"description": "Null until it is settled"}
+    )
+    refunded_usd = ma.fields.Float(
+        required=True, allow_none=True, metadata={"description": "What went back so far"}
+    )
+    settlement = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(lifecycle.SETTLEMENTS),
+        metadata={"description": "What becomes of the money, beside the status"},
+    )
+    settled_by = ma.fields.String(
+        required=True, allow_none=True, validate=ma.validate.OneOf(lifecycle.GROUNDS)
+    )
     budget_controls = ma.fields.Nested(BudgetControlsOut(), required=True)
     allowed_commands = ma.fields.List(ma.fields.String(), required=True)
     cancel_requested = ma.fields.Boolean(required=True)
@@ -179,8 +196,11 @@ class DelegationSummaryOut(Schema):
         "authorized_usd": 0.5,
         "actual_cost_usd": 0.46,
         "held_usd": 0,
+        "in_review_usd": 0,
         "charged_usd": 0.46,
         "refunded_usd": 0.04,
+        "settlement": "settled",
+        "settled_by": "inline",
         "budget_controls": BudgetControlsOut.example,
         "allowed_commands": [],
         "cancel_requested": False,

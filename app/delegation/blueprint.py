@@ -268,20 +268,20 @@ def deliver(session: Session, actor: Actor, delegation_id: str, checked: Checked
 
 @_command("fail", schemas.Fail(), answers.DelegationOut())
 def fail(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Give the task up; everything held goes back to the requester."""
+    """Give the task up; what was metered is paid unless the requester contests it."""
     delegation = work.fail(session, actor, delegation_id, body["lease_token"], body["reason"])
     return _response(session, delegation)
 
 
 @_command("accept-result", schemas.Empty(), answers.DelegationOut())
 def accept_result(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
-    """Accept what was delivered: the charge is paid, the rest of what is held goes back."""
+    """Accept what was delivered, or what is in review: it is paid, and the rest goes back."""
     return _response(session, service.accept_result(session, actor, delegation_id))
 
 
 @_command("dispute", schemas.Dispute(), answers.DelegationOut())
 def dispute(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Contest what was delivered; an operator decides within 7 days, or it is paid in full."""
+    """Contest what was delivered, or what is in review: an operator decides what is paid."""
     return _response(session, service.dispute(session, actor, delegation_id, body["reason"]))
 
 

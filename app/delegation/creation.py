@@ -261,6 +261,9 @@ _UNTOUCHED = {
     "events": 0,
     "metered_micros": 0,
     "charged_micros": None,
+    "released_micros": 0,
+    "settlement": lifecycle.OPEN,
+    "settled_by": None,
     "breaker_level": 0,
     "simulated": False,
     "lease_number": 0,
@@ -378,7 +381,7 @@ def _run_inline(
 
     All of it is the requester's word, so every event names the requester as who said it.
     """
-    row, payer, payee = created.row, request.requester.id, request.delegate.id
+    row, payer = created.row, request.requester.id
     reports, row["simulated"] = _reports(request.body)
     row.update(
         status=lifecycle.IN_PROGRESS,
@@ -413,18 +416,34 @@ def _run_inline(
     if not run.stopped:
         row["status"] = lifecycle.DELIVERED
         _add_event(created, "delivered", payer, actor)
-    status = lifecycle.FAILED_HARD_STOP if run.stopped else lifecycle.COMPLETED
-    row.update(status=status, charged_micros=budget.charge, due_at=None, closed_at=now, evidence=0)
-    created.movements.append(movement_of_close(row["id"], payer, payee, budget.charge, budget.held))
-    balances[payer] += budget.held - budget.charge
-    balances[payee] += budget.charge
+    _settle_inline(actor, created, balances, budget.charge, stopped=run.stopped)
+
+
+def _settle_inline(
+    actor: Actor, created: Created, balances: dict[str, int], charge: int, *, stopped: bool
+) -> None:
+    """Close and settle reported work at once."""
+    row, held = created.row, created.row["held_micros"]
+    payer, payee = row["requester_agent_id"], row["delegate_agent_id"]
+    row.update(
+        status=lifecycle.FAILED_HARD_STOP if stopped else lifecycle.COMPLETED,
+        settlement=lifecycle.SETTLED,
+        settled_by=lifecycle.REPORTED,
+        charged_micros=charge,
+        due_at=None,
+        closed_at=row["updated_at"],
+        evidence=0,
+    )
+    created.movements.append(movement_of_close(row["id"], payer, payee, charge, held))
+    balances[payer] += held - charge
+    balances[payee] += charge
     _add_event(
         created,
         "closed",
-        lifecycle.SYSTEM if run.stopped else payer,
-        None if run.stopped else actor,
-        charged_usd=to_usd(budget.charge),
-        refunded_usd=to_usd(budget.held - budget.charge),
+        lifecycle.SYSTEM if stopped else payer,
+        None if stopped else actor,
+        charged_usd=to_usd(charge),
+        refunded_usd=to_usd(held - charge),
     )
 
 

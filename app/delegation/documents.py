@@ -26,6 +26,7 @@ _STAGES = {
     "accepted": ("execution",),
     "delivered": ("delivery",),
     "closed": ("settlement", "feedback"),
+    "settled": ("settlement", "feedback"),
 }
 
 
@@ -37,8 +38,21 @@ def effective(row: Any, now: datetime) -> Any:
     shown = SimpleNamespace(
         **{name: getattr(row, name) for name in _COLUMNS},
     )
-    shown.status, shown.closed_at, shown.due_at = due.status, due.at, None
-    shown.charged_micros = budget_of(row).charge if due.paid else 0
+    shown.status, shown.settlement, shown.due_at = due.status, due.settlement, None
+    claim = lifecycle.claim_of(row)
+    if due.settlement == lifecycle.DISPUTED:
+        shown.due_at = now + lifecycle.RESOLVE_WITHIN
+        return shown
+    if row.closed_at is None:
+        shown.closed_at = due.at
+    if due.settlement == lifecycle.IN_REVIEW:
+        # The review begins when the system writes that the work has ended.
+        shown.due_at = now + lifecycle.review_of_ending(row)
+        shown.released_micros = row.held_micros - claim
+        return shown
+    shown.charged_micros = claim
+    reviewed = row.settlement == lifecycle.IN_REVIEW
+    shown.settled_by = lifecycle.REVIEWED if reviewed else lifecycle.ground_of_ending(row)
     return shown
 
 
@@ -61,13 +75,17 @@ _COLUMNS = (
     "authorized_micros",
     "metered_micros",
     "held_micros",
+    "released_micros",
     "charged_micros",
+    "settlement",
+    "settled_by",
     "breaker_level",
     "auto_reauthorize",
     "simulated",
     "policy_decision",
     "lease_expires_at",
     "lease_seconds",
+    "review_seconds",
     "silent_takeovers",
     "deadline_at",
     "cancel_requested_at",
@@ -87,8 +105,6 @@ def _time(moment: datetime | None) -> str | None:
 def summary_document(row: Any) -> dict[str, Any]:
     """Return what every view of a delegation shows: who, what, its state and its money."""
     due = lifecycle.next_due(row)
-    budget = budget_of(row)
-    closed = row.charged_micros is not None
     return {
         "delegation_id": row.id,
         "execution": row.execution,
@@ -105,15 +121,15 @@ def summary_document(row: Any) -> dict[str, Any]:
         "max_budget_usd": to_usd(row.max_budget_micros),
         "authorized_usd": to_usd(row.authorized_micros),
         "actual_cost_usd": to_usd(row.metered_micros),
-        "held_usd": 0 if closed else to_usd(row.held_micros),
-        "charged_usd": to_usd(row.charged_micros) if closed else None,
-        "refunded_usd": to_usd(row.held_micros - row.charged_micros) if closed else None,
-        "budget_controls": breaker.controls(budget),
+        **_money(row),
+        "settlement": row.settlement,
+        "settled_by": row.settled_by,
+        "budget_controls": breaker.controls(budget_of(row)),
         "allowed_commands": lifecycle.commands_for(row),
         "cancel_requested": row.cancel_requested_at is not None,
         "silent_takeovers": row.silent_takeovers,
         "due_at": _time(due.at) if due else None,
-        "due_outcome": {"status": due.status, "reason": due.reason} if due else None,
+        "due_outcome": _due_outcome(due),
         "created_at": _time(row.created_at),
         "updated_at": _time(row.updated_at),
         "closed_at": _time(row.closed_at),
@@ -143,6 +159,28 @@ def rules_document(
         "most_live_offers": rules.most_live_offers,
         "min_deadline_seconds": min_deadline_seconds(rules, orjson.loads(delegate.manifest)),
     }
+
+
+def _money(row: Any) -> dict[str, float | None]:
+    """Return where the money is: in escrow, claimed there by the delegate, paid, or back."""
+    if row.settlement == lifecycle.SETTLED:
+        held, refunded = 0, row.held_micros - row.charged_micros
+    else:
+        held = row.held_micros - row.released_micros
+        refunded = row.released_micros if row.closed_at else None
+    in_review = row.settlement in (lifecycle.IN_REVIEW, lifecycle.DISPUTED)
+    return {
+        "held_usd": to_usd(held),
+        "in_review_usd": to_usd(lifecycle.claim_of(row) if in_review else 0),
+        "charged_usd": None if row.charged_micros is None else to_usd(row.charged_micros),
+        "refunded_usd": None if refunded is None else to_usd(refunded),
+    }
+
+
+def _due_outcome(due: lifecycle.Due | None) -> dict[str, str] | None:
+    if due is None:
+        return None
+    return {"status": due.status, "settlement": due.settlement, "reason": due.reason}
 
 
 def working_document(delegation: Any) -> dict[str, Any]:
@@ -189,16 +227,21 @@ def _lifecycle(row: Any, events: Iterable[Any]) -> Iterable[dict[str, Any]]:
     """Yield the stages reached, in order, each with the time of its first event."""
     reached: dict[str, Any] = {}
     for event in events:
+        if event.kind == "closed" and _awaits_settlement(event):
+            continue
         for stage in _STAGES.get(event.kind, ()):
             reached.setdefault(stage, event)
-    for stages in _STAGES.values():
-        for stage in stages:
-            if stage in reached:
-                yield {
-                    "stage": stage,
-                    "timestamp": clock.isoformat(reached[stage].at),
-                    "details": _stage_details(stage, row, reached[stage]),
-                }
+    for stage in dict.fromkeys(stage for stages in _STAGES.values() for stage in stages):
+        if stage in reached:
+            yield {
+                "stage": stage,
+                "timestamp": clock.isoformat(reached[stage].at),
+                "details": _stage_details(stage, row, reached[stage]),
+            }
+
+
+def _awaits_settlement(closed: Any) -> bool:
+    return orjson.loads(closed.details)["charged_usd"] is None
 
 
 def _stage_details(stage: str, row: Any, event: Any) -> dict[str, Any]:

@@ -27,9 +27,11 @@ class Delegation(Base):
     """One task handed from a requester agent to a delegate agent, pinned to a version of it.
 
     ``estimated``, ``authorized`` and ``max_budget`` bound what may be spent, ``metered`` is what
-    was used, ``held`` what escrow holds (or held, once closed) and ``charged`` what was paid.
-    ``due_at`` is when the system acts by itself: every live delegation has such a moment, so that
-    no money is held for ever. ``revision`` grows with every change and guards each of them.
+    was used, ``held`` the most that escrow held, ``released`` what of it went back before the rest
+    was settled and ``charged`` what was paid. ``settlement`` is what becomes of the money, and
+    ``settled_by`` why it was paid as it was. ``due_at`` is when the system acts by itself: every
+    delegation has such a moment until it is settled, so that nobody forgets it. ``closed_at`` is
+    when the work ended. ``revision`` grows with every change and guards each of them.
     ``silent_takeovers`` is how often work was taken over since its last sign of life.
     ``delegate_min_deadline_seconds`` is the shortest deadline that the delegate could be held to
     when it was created; None where nobody wrote that down.
@@ -43,12 +45,28 @@ class Delegation(Base):
         CheckConstraint("execution IN ('inline', 'remote')", name="execution_known"),
         CheckConstraint(
             "(status IN ('offered', 'in_progress', 'pending_reauthorization', 'input_required',"
-            " 'delivered', 'disputed') AND due_at IS NOT NULL AND closed_at IS NULL"
-            " AND charged_micros IS NULL)"
+            " 'delivered', 'disputed') AND closed_at IS NULL)"
             " OR (status IN ('completed', 'failed_hard_stop', 'failed', 'declined', 'expired',"
-            " 'cancelled') AND due_at IS NULL AND closed_at IS NOT NULL"
-            " AND charged_micros IS NOT NULL)",
+            " 'cancelled') AND closed_at IS NOT NULL)",
             name="live_or_closed",
+        ),
+        CheckConstraint(
+            "(settlement = 'settled' AND status NOT IN ('offered', 'in_progress',"
+            " 'pending_reauthorization', 'input_required', 'delivered', 'disputed')"
+            " AND due_at IS NULL AND charged_micros IS NOT NULL AND settled_by IS NOT NULL)"
+            " OR (due_at IS NOT NULL AND charged_micros IS NULL AND settled_by IS NULL AND ("
+            "(settlement = 'open' AND status IN ('offered', 'in_progress',"
+            " 'pending_reauthorization', 'input_required'))"
+            " OR (settlement = 'in_review' AND status IN ('delivered', 'failed_hard_stop',"
+            " 'failed', 'expired', 'cancelled'))"
+            " OR (settlement = 'disputed' AND status IN ('disputed', 'failed_hard_stop',"
+            " 'failed', 'expired', 'cancelled'))))",
+            name="settlement",
+        ),
+        CheckConstraint(
+            "settled_by IS NULL OR settled_by IN ('accepted', 'reviewed', 'resolved', 'inline',"
+            " 'before_reviews') OR (settled_by = 'nothing_due' AND charged_micros = 0)",
+            name="settled_by",
         ),
         CheckConstraint(
             "estimated_micros > 0 AND estimated_micros <= max_budget_micros", name="estimate"
@@ -62,6 +80,10 @@ class Delegation(Base):
             "charged_micros IS NULL OR (charged_micros >= 0 AND charged_micros <= held_micros"
             " AND charged_micros <= metered_micros)",
             name="charged",
+        ),
+        CheckConstraint(
+            "released_micros >= 0 AND released_micros + COALESCE(charged_micros, 0) <= held_micros",
+            name="released",
         ),
         CheckConstraint("breaker_level IN (0, 80, 100, 120)", name="breaker_level"),
         CheckConstraint("requester_agent_id <> delegate_agent_id", name="two_agents"),
@@ -96,7 +118,10 @@ class Delegation(Base):
     authorized_micros: Mapped[int] = mapped_column(BigInteger)
     metered_micros: Mapped[int] = mapped_column(BigInteger)
     held_micros: Mapped[int] = mapped_column(BigInteger)
+    released_micros: Mapped[int] = mapped_column(BigInteger, server_default="0")
     charged_micros: Mapped[int | None] = mapped_column(BigInteger)
+    settlement: Mapped[str] = mapped_column(String(12), server_default="open")
+    settled_by: Mapped[str | None] = mapped_column(String(16))
     breaker_level: Mapped[int] = mapped_column(SmallInteger)
     auto_reauthorize: Mapped[bool] = mapped_column(Boolean)
     simulated: Mapped[bool] = mapped_column(Boolean)
@@ -123,7 +148,8 @@ class Delegation(Base):
     __mapper_args__ = {"version_id_col": revision}
 
 
-# What a worker looks for, and what the sweeper looks for: both indexes hold live rows only.
+# What a worker looks for, and what the sweeper looks for: both indexes hold only rows that are not
+# settled.
 Index(
     "ix_delegation_delegations_waiting",
     Delegation.delegate_agent_id,
@@ -219,6 +245,19 @@ class OwnerTurnover(Base):
     earned_micros: Mapped[int] = mapped_column(BigInteger)
     spent_micros: Mapped[int] = mapped_column(BigInteger)
     own_micros: Mapped[int] = mapped_column(BigInteger)
+
+
+class Cutover(Base):
+    """A rule that began while there were delegations already. Rows never change.
+
+    ``reviews``: up to the moment ``at`` remote work that ended without a delivery was paid at once.
+    """
+
+    __tablename__ = "delegation_cutovers"
+    __table_args__ = (CheckConstraint("name IN ('reviews')", name="name_known"),)
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
 
 
 class ImportRun(Base):

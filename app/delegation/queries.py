@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,15 @@ from sqlalchemy.orm import Session, aliased
 from app.db import UTCDateTime
 from app.delegation.breaker import THRESHOLDS
 from app.delegation.errors import DelegationNotFound
-from app.delegation.lifecycle import DELEGATE, IN_PROGRESS, LIVE, OFFERED, REQUESTER
+from app.delegation.lifecycle import (
+    DELEGATE,
+    DISPUTED,
+    IN_PROGRESS,
+    LIVE,
+    OFFERED,
+    REQUESTER,
+    SETTLED,
+)
 from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord, OfferQueue
 from app.ledger.queries import closing_transactions
 from app.registry.queries import Counterparty, agents_of
@@ -42,6 +51,7 @@ AnyRow = Row[*tuple[Any, ...]]
 MAX_LIVE = 2**31 - 1
 
 _columns = tuple(Delegation.__table__.c)
+_in_escrow = Delegation.held_micros - Delegation.released_micros
 _find_delegation = select(*_columns).where(Delegation.id == bindparam("delegation_id"))
 _list_events = (
     select(*DelegationEvent.__table__.c)
@@ -115,6 +125,7 @@ def list_delegations(
     agent_id: str | None = None,
     role: str | None = None,
     status: str | None = None,
+    settlement: str | None = None,
     created_from: datetime | None = None,
     created_before: datetime | None = None,
     limit: int,
@@ -124,11 +135,13 @@ def list_delegations(
 
     ``owner_id`` limits them to those with an agent of that owner on either side. Each side has an
     index in the order of the list, so that the two short runs of a page are all that is read. Those
-    of a live status are few, however many there are in all, and are found among the live.
+    that are not settled are few, however many there are in all, and are found among themselves.
     """
     filters: list[ColumnElement[bool]] = []
     if status is not None:
         filters.append(Delegation.status == status)
+    if settlement is not None:
+        filters.append(Delegation.settlement == settlement)
     if created_from is not None:
         filters.append(Delegation.created_at >= created_from)
     if created_before is not None:
@@ -139,7 +152,8 @@ def list_delegations(
     if owner_id is None and agent_id is None:
         # Every delegation has both sides, so that one of them finds them all.
         sides = [REQUESTER]
-    if status in LIVE and agent_id is None and role is None:
+    unsettled = status in LIVE or settlement not in (None, SETTLED)
+    if unsettled and agent_id is None and role is None:
         runs = [_live_run(owner_id, filters, limit)]
     else:
         runs = [_run(side, owner_id, agent_id, filters, limit) for side in sides]
@@ -182,35 +196,44 @@ def _run(
 
 @dataclass(frozen=True)
 class LiveSummary:
-    """How many delegations are in each live state, what they hold, and when the first is due."""
+    """How many delegations are in each live state, how many that have ended are in which state of
+    settlement, what all of them hold, and when the first is due.
+    """
 
     counts: dict[str, int]
+    unsettled: dict[str, int]
     held_micros: int
     first_due_at: datetime | None
 
 
 def summarize_live(reader: Reader) -> LiveSummary:
-    """Sum up the delegations that have not ended; reads those only, through their index."""
+    """Sum up the delegations that are not settled; reads those only, through their index."""
     statement = (
         select(
             Delegation.status,
+            Delegation.settlement,
             func.count().label("delegations"),
-            func.sum(Delegation.held_micros).label("held"),
+            func.sum(_in_escrow).label("held"),
             func.min(Delegation.due_at).label("due_at"),
         )
         .where(Delegation.due_at.is_not(None))
-        .group_by(Delegation.status)
+        .group_by(Delegation.status, Delegation.settlement)
     )
     rows = reader.execute(statement).all()
+    unsettled: Counter[str] = Counter()
+    for row in rows:
+        if row.status not in LIVE:
+            unsettled[row.settlement] += row.delegations
     return LiveSummary(
-        {row.status: row.delegations for row in rows},
+        {row.status: row.delegations for row in rows if row.status in LIVE},
+        unsettled,
         sum(int(row.held) for row in rows),
         min((row.due_at for row in rows), default=None),
     )
 
 
 def _live_run(owner_id: str | None, filters: list[ColumnElement[bool]], limit: int) -> Select[Any]:
-    """Select the newest ids of live delegations."""
+    """Select the newest ids of delegations that are not settled."""
     # A limit, even one that nothing reaches, has both databases read these rows first. They would
     # rather walk through all delegations in the order of the list until they meet enough.
     live = (
@@ -349,22 +372,23 @@ def _of_owner(owner_id: str | None) -> list[ColumnElement[bool]]:
 
 
 def count_live(reader: Reader, owner_id: str | None = None) -> list[AnyRow]:
-    """Return how many live delegations have each status and what they hold in micro-USD.
+    """Return how many unsettled delegations are in each state and what they hold in micro-USD.
 
-    Of an owner: those with its agent on either side, and what its own agents have in escrow. Reads
-    live rows alone, which a partial index finds.
+    The states are ``status`` and ``settlement``. Of an owner: those with its agent on either side,
+    and what its own agents have in escrow. Reads unsettled rows alone, which a partial index finds.
     """
-    held: Any = Delegation.held_micros
+    held: Any = _in_escrow
     if owner_id is not None:
         held = case((Delegation.requester_owner_id == owner_id, held), else_=0)
     statement = (
         select(
             Delegation.status,
+            Delegation.settlement,
             func.count().label("number"),
             cast(func.sum(held), BigInteger).label("held_micros"),
         )
         .where(Delegation.due_at.is_not(None), *_of_owner(owner_id))
-        .group_by(Delegation.status)
+        .group_by(Delegation.status, Delegation.settlement)
     )
     return list(reader.execute(statement))
 
@@ -372,12 +396,15 @@ def count_live(reader: Reader, owner_id: str | None = None) -> list[AnyRow]:
 def list_due(
     reader: Reader, statuses: tuple[str, ...], *, owner_id: str | None = None, limit: int
 ) -> list[AnyRow]:
-    """Return up to ``limit`` live delegations of these statuses, those due soonest first."""
+    """Return up to ``limit`` delegations of these live statuses, or disputed after they ended.
+
+    Those due soonest come first.
+    """
     statement = (
         select(*_columns)
         .where(
             Delegation.due_at.is_not(None),
-            Delegation.status.in_(statuses),
+            or_(Delegation.status.in_(statuses), Delegation.settlement == DISPUTED),
             *_of_owner(owner_id),
         )
         .order_by(Delegation.due_at)
@@ -399,6 +426,19 @@ def sum_closings(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
     delegations, and what they charged and refunded in micro-USD.
     """
     closing = closing_transactions(first_seq, last_seq).subquery()
+    statement = _sum_endings(Delegation.held_micros - Delegation.charged_micros).join(
+        closing, closing.c.delegation_id == Delegation.id
+    )
+    return list(reader.execute(statement))
+
+
+def sum_unsettled(reader: Reader) -> list[AnyRow]:
+    """Return what has ended and is not settled yet, in rows like those of ``sum_closings``."""
+    statement = _sum_endings(Delegation.released_micros).where(Delegation.due_at.is_not(None))
+    return list(reader.execute(statement))
+
+
+def _sum_endings(refunded: Any) -> Select[*tuple[Any, ...]]:
     hour = (cast(extract("epoch", Delegation.closed_at), BigInteger) // 3600).label("hour")
     keys = (
         hour,
@@ -407,19 +447,17 @@ def sum_closings(reader: Reader, first_seq: int, last_seq: int) -> list[AnyRow]:
         Delegation.requester_owner_id,
         Delegation.delegate_owner_id,
     )
-    refunded = Delegation.held_micros - Delegation.charged_micros
-    statement = (
+    charged = func.coalesce(func.sum(Delegation.charged_micros), 0)
+    return (
         select(
             *keys,
             func.count().label("number"),
-            cast(func.sum(Delegation.charged_micros), BigInteger).label("charged_micros"),
+            cast(charged, BigInteger).label("charged_micros"),
             cast(func.sum(refunded), BigInteger).label("refunded_micros"),
         )
-        .join(closing, closing.c.delegation_id == Delegation.id)
         .where(Delegation.closed_at.is_not(None))
         .group_by(*keys)
     )
-    return list(reader.execute(statement))
 
 
 def list_imports(reader: Reader) -> list[AnyRow]:
@@ -447,7 +485,7 @@ def count_outcomes(
             func.min(paid_at, type_=UTCDateTime()),
             func.max(paid_at, type_=UTCDateTime()),
         )
-        .where(Delegation.evidence != 0)
+        .where(Delegation.evidence != 0, Delegation.settlement == SETTLED)
         .group_by(Delegation.delegate_agent_id, Delegation.requester_owner_id)
     )
     if agent_ids is not None:

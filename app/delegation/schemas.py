@@ -466,6 +466,9 @@ class DelegationListQuery(PageQuery):
         metadata={"description": "The side that the agent, or your agents, must be on"},
     )
     status = ma.fields.String(load_default=None, validate=ma.validate.OneOf(lifecycle.STATUSES))
+    settlement = ma.fields.String(
+        load_default=None, validate=ma.validate.OneOf(lifecycle.SETTLEMENTS)
+    )
     created_from = _moment()
     created_before = _moment()
 

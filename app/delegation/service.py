@@ -17,10 +17,12 @@ from app.delegation.transitions import (
     acting_as,
     begin,
     close,
+    end,
     grow_hold,
     record,
     renew_lease,
     set_due,
+    settle,
 )
 from app.ledger import service as ledger
 from app.ledger.errors import InsufficientFunds
@@ -38,7 +40,7 @@ def answer(session: Session, actor: Actor, delegation_id: str, text: str) -> Del
 
 
 def accept_result(session: Session, actor: Actor, delegation_id: str) -> Delegation:
-    """Accept what was delivered: the charge goes to the delegate, the rest back.
+    """Accept what was delivered, or what is charged without that: it goes to the delegate.
 
     Inline work that waits at the end of its budget is accepted for that budget. Raises
     ``InsufficientFunds`` where the balance does not cover it.
@@ -48,14 +50,16 @@ def accept_result(session: Session, actor: Actor, delegation_id: str) -> Delegat
     if delegation.status == lifecycle.PENDING_REAUTHORIZATION:
         _require_funds(session, delegation, delegation.max_budget_micros)
         grow_hold(session, actor, delegation, delegation.max_budget_micros)
-    charge = budget_of(delegation).charge
-    return close(session, delegation, lifecycle.COMPLETED, charge, payer, actor)
+    claim = lifecycle.claim_of(delegation)
+    return settle(session, delegation, claim, lifecycle.ACCEPTED, payer, actor)
 
 
 def dispute(session: Session, actor: Actor, delegation_id: str, reason: str) -> Delegation:
-    """Contest what was delivered; an operator decides, else it is paid in full after 7 days."""
+    """Contest what was delivered, or what is charged without that; an operator decides."""
     delegation = begin(session, actor, delegation_id, "dispute")
-    delegation.status = lifecycle.DISPUTED
+    if delegation.status == lifecycle.DELIVERED:
+        delegation.status = lifecycle.DISPUTED
+    delegation.settlement = lifecycle.DISPUTED
     delegation.due_at = delegation.updated_at + lifecycle.RESOLVE_WITHIN
     record(session, delegation, "disputed", delegation.requester_agent_id, actor, reason=reason)
     session.flush()
@@ -67,16 +71,14 @@ def resolve(
 ) -> Delegation:
     """Decide a dispute: what the delegate is paid. Raises ``ChargeRefused`` above what was used."""
     delegation = begin(session, actor, delegation_id, "resolve")
-    most = budget_of(delegation).charge
+    most = lifecycle.claim_of(delegation)
     if charge_micros > most:
         raise ChargeRefused(
             f"expected a charge of at most {to_usd(most)} USD, which is what was used and is held",
             max_charge_usd=to_usd(most),
         )
-    operator = lifecycle.OPERATOR
-    return close(
-        session, delegation, lifecycle.COMPLETED, charge_micros, operator, actor, reason=reason
-    )
+    ground, operator = lifecycle.RESOLVED, lifecycle.OPERATOR
+    return settle(session, delegation, charge_micros, ground, operator, actor, reason=reason)
 
 
 def reauthorize(
@@ -104,7 +106,8 @@ def reauthorize(
     shown = to_usd(budget.authorized)
     record(session, delegation, "reauthorized", payer, actor, authorized_usd=shown)
     if delegation.execution == lifecycle.INLINE:
-        return close(session, delegation, lifecycle.COMPLETED, budget.charge, payer, actor)
+        completed, ground = lifecycle.COMPLETED, lifecycle.REPORTED
+        return close(session, delegation, completed, budget.charge, ground, payer, actor)
     renew_lease(delegation)
     session.flush()
     return delegation
@@ -126,7 +129,8 @@ def cancel(
 
     A worker at work sees the request in the answer to its next heartbeat and confirms it by giving
     its own lease token here; without that the system cancels after 30 seconds. What was metered by
-    then is paid. Where nobody is at work the delegation is cancelled at once.
+    then is paid unless the requester contests it. Where nobody is at work the delegation is
+    cancelled at once.
     """
     delegation = begin(session, actor, delegation_id, "cancel", token)
     by = delegation.delegate_agent_id if token else acting_as(delegation, actor)
@@ -140,7 +144,6 @@ def cancel(
     if token is not None and delegation.cancel_requested_at is None:
         raise CommandNotAllowed(
             "the requester has not asked to cancel; give the task up with fail",
-            allowed_commands=lifecycle.allowed_commands(delegation.status),
+            allowed_commands=lifecycle.commands_for(delegation),
         )
-    charge = budget_of(delegation).charge
-    return close(session, delegation, lifecycle.CANCELLED, charge, by, actor, reason=reason)
+    return end(session, delegation, lifecycle.CANCELLED, by, actor, reason=reason)

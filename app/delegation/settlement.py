@@ -40,8 +40,8 @@ def movement_of_close(
 ) -> Movement:
     """Return the transaction that empties an escrow: the charge to the delegate, the rest back.
 
-    Its dedupe key is the same however a delegation ends, so that of several endings only one can
-    ever be booked.
+    ``held`` is what is in it by then. Its dedupe key is the same however a delegation ends, so that
+    of several endings only one can ever be booked.
     """
     escrow = ledger.escrow_account(delegation_id)
     legs = [
@@ -50,6 +50,12 @@ def movement_of_close(
         if amount
     ]
     return Movement("close", f"close:{delegation_id}", legs, delegation_id)
+
+
+def movement_of_release(delegation_id: str, requester: str, amount: int) -> Movement:
+    """Return the transaction that gives back what nobody claims while the rest is in review."""
+    leg = Leg(ledger.escrow_account(delegation_id), ledger.agent_account(requester), amount)
+    return Movement("release", f"release:{delegation_id}", [leg], delegation_id)
 
 
 def verdict(delegation: Any, *, awaited: bool = False) -> int:

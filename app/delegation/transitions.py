@@ -26,7 +26,7 @@ from app.delegation.errors import (
     NotAParty,
 )
 from app.delegation.models import Delegation, DelegationEvent
-from app.delegation.settlement import budget_of, movement_of_close, verdict
+from app.delegation.settlement import movement_of_close, movement_of_release, verdict
 from app.errors import DomainError
 from app.ledger import service as ledger
 from app.ledger.service import Leg, Movement
@@ -59,10 +59,13 @@ def begin(
     if due is not None:
         lapse(session, delegation, due, now)
         session.flush()
-        raise DelegationOverdue(
-            f"the command came too late: {due.reason}; the delegation is {due.status}",
-            delegation_status=due.status,
-        )
+        # It is never too late to resolve a dispute.
+        if due.settlement != lifecycle.DISPUTED:
+            raise DelegationOverdue(
+                f"the command came too late: {due.reason}; the delegation is {due.status}",
+                delegation_status=due.status,
+                settlement=due.settlement,
+            )
     _require_state(delegation, command, token)
     if token is not None:
         # Whatever a worker does with its lease is a sign of life.
@@ -179,26 +182,110 @@ def close(
     delegation: Delegation,
     status: str,
     charge: int,
+    ground: str,
     actor_id: str,
     actor: Actor | None = None,
     **details: Any,
 ) -> Delegation:
-    """Close a delegation: pay ``charge`` from escrow, give the rest back, count the outcome."""
-    held = delegation.held_micros
-    movement = movement_of_close(
-        delegation.id, delegation.requester_agent_id, delegation.delegate_agent_id, charge, held
-    )
-    awaited = delegation.status in lifecycle.AWAITING
-    delegation.status = status
+    """End a delegation and settle it at once; ``ground`` is why the charge may be paid."""
     delegation.charged_micros = charge
-    delegation.evidence = verdict(delegation, awaited=awaited)
-    delegation.closed_at = delegation.updated_at
-    delegation.due_at = None
+    _end_work(delegation, status)
+    return _pay(session, delegation, "closed", charge, ground, actor_id, actor, **details)
+
+
+def end(
+    session: Session,
+    delegation: Delegation,
+    status: str,
+    actor_id: str,
+    actor: Actor | None = None,
+    **details: Any,
+) -> Delegation:
+    """End work without an accepted delivery.
+
+    What was metered stays in escrow while the requester may contest it; the rest goes back.
+    """
+    claim = lifecycle.claim_of(delegation)
+    if lifecycle.settlement_of_ending(delegation) == lifecycle.SETTLED:
+        ground = lifecycle.ground_of_ending(delegation)
+        return close(session, delegation, status, claim, ground, actor_id, actor, **details)
+    released = delegation.held_micros - claim
+    _end_work(delegation, status)
+    delegation.settlement = lifecycle.IN_REVIEW
+    delegation.due_at = delegation.updated_at + lifecycle.review_of_ending(delegation)
+    delegation.released_micros = released
     delegation.lease_token = None
     record(
         session,
         delegation,
         "closed",
+        actor_id,
+        actor,
+        charged_usd=None,
+        refunded_usd=to_usd(released),
+        in_review_usd=to_usd(claim),
+        settles_at=clock.isoformat(delegation.due_at),
+        **details,
+    )
+    session.flush()
+    if released:
+        release = movement_of_release(delegation.id, delegation.requester_agent_id, released)
+        ledger.book(session, [release], actor.owner_id if actor else lifecycle.SYSTEM)
+    return delegation
+
+
+def _end_work(delegation: Delegation, status: str) -> None:
+    """Write that the work has ended, and what that says of the delegate once it is settled."""
+    awaited = delegation.status in lifecycle.AWAITING
+    delegation.status = status
+    delegation.closed_at = delegation.updated_at
+    delegation.evidence = verdict(delegation, awaited=awaited)
+
+
+def settle(
+    session: Session,
+    delegation: Delegation,
+    charge: int,
+    ground: str,
+    actor_id: str,
+    actor: Actor | None = None,
+    **details: Any,
+) -> Delegation:
+    """Pay for what was in review, or in dispute; work that was delivered is completed by it."""
+    if delegation.closed_at is None:
+        completed = lifecycle.COMPLETED
+        return close(session, delegation, completed, charge, ground, actor_id, actor, **details)
+    return _pay(session, delegation, "settled", charge, ground, actor_id, actor, **details)
+
+
+def _pay(
+    session: Session,
+    delegation: Delegation,
+    kind: str,
+    charge: int,
+    ground: str,
+    actor_id: str,
+    actor: Actor | None,
+    **details: Any,
+) -> Delegation:
+    """Empty the escrow for good: ``charge`` to the delegate, the rest back; count the outcome."""
+    held = delegation.held_micros
+    movement = movement_of_close(
+        delegation.id,
+        delegation.requester_agent_id,
+        delegation.delegate_agent_id,
+        charge,
+        held - delegation.released_micros,
+    )
+    delegation.settlement = lifecycle.SETTLED
+    delegation.settled_by = ground
+    delegation.charged_micros = charge
+    delegation.due_at = None
+    delegation.lease_token = None
+    record(
+        session,
+        delegation,
+        kind,
         actor_id,
         actor,
         charged_usd=to_usd(charge),
@@ -214,12 +301,19 @@ def close(
 def lapse(session: Session, delegation: Delegation, due: lifecycle.Due, now: datetime) -> None:
     """Do what the system does with a delegation whose time has run out."""
     delegation.updated_at = now
-    charge = budget_of(delegation).charge if due.paid else 0
-    close(session, delegation, due.status, charge, lifecycle.SYSTEM, reason=due.reason)
+    system = lifecycle.SYSTEM
+    if due.settlement == lifecycle.DISPUTED:
+        delegation.due_at = now + lifecycle.RESOLVE_WITHIN
+        record(session, delegation, "dispute_overdue", system, reason=due.reason)
+    elif delegation.settlement == lifecycle.IN_REVIEW:
+        claim, ground = lifecycle.claim_of(delegation), lifecycle.REVIEWED
+        settle(session, delegation, claim, ground, system, reason=due.reason)
+    else:
+        end(session, delegation, due.status, system, reason=due.reason)
 
 
 def close_overdue(session: Session, delegation_id: str) -> bool:
-    """Close a delegation if its time has run out; False when it has not, or somebody is at it.
+    """Do what is due with a delegation; False when nothing is, or somebody is at it.
 
     Several servers may sweep at once: none waits for a row that another has locked.
     """
@@ -229,4 +323,5 @@ def close_overdue(session: Session, delegation_id: str) -> bool:
     if delegation is None or due is None:
         return False
     lapse(session, delegation, due, now)
+    session.flush()
     return True

@@ -31,6 +31,7 @@ from app.delegation.transitions import (
     Actor,
     begin,
     close,
+    end,
     grow_hold,
     may_begin,
     record,
@@ -129,7 +130,7 @@ def decline(session: Session, actor: Actor, delegation_id: str, reason: str | No
     """Turn down an offered task; everything held goes back."""
     delegation = begin(session, actor, delegation_id, "decline")
     agent = delegation.delegate_agent_id
-    return close(session, delegation, lifecycle.DECLINED, 0, agent, actor, reason=reason)
+    return end(session, delegation, lifecycle.DECLINED, agent, actor, reason=reason)
 
 
 def heartbeat(session: Session, actor: Actor, delegation_id: str, token: str) -> Delegation:
@@ -191,11 +192,10 @@ def meter(
             event_id=fresh[index].event_id,
         )
     if run.stopped:
-        close(
+        end(
             session,
             delegation,
             lifecycle.FAILED_HARD_STOP,
-            run.budget.charge,
             lifecycle.SYSTEM,
             reason="120 % of the authorized amount was crossed",
         )
@@ -279,15 +279,18 @@ def deliver(
         schema = output_schema(session, delegation)
         payloads.check(schema, deliverable["output"], "output", verdicts)
     delegation.status = lifecycle.DELIVERED
+    delegation.settlement = lifecycle.IN_REVIEW
     delegation.deliverable = orjson.dumps(dict(deliverable)).decode()
     delegation.cancel_requested_at = None
     delegation.lease_token = None
     delegation.due_at = delegation.updated_at + timedelta(seconds=delegation.review_seconds)
     record(session, delegation, "delivered", delegation.delegate_agent_id, actor)
     if delegation.review_seconds == 0:
-        charge = budget_of(delegation).charge
+        # Whoever offers a task without a review accepts what is delivered beforehand.
+        claim, ground = lifecycle.claim_of(delegation), lifecycle.ACCEPTED
         reason = "settled at delivery, as offered"
-        close(session, delegation, lifecycle.COMPLETED, charge, lifecycle.SYSTEM, reason=reason)
+        completed, system = lifecycle.COMPLETED, lifecycle.SYSTEM
+        close(session, delegation, completed, claim, ground, system, reason=reason)
     session.flush()
     return delegation
 
@@ -310,7 +313,7 @@ def output_demands(
 
 
 def fail(session: Session, actor: Actor, delegation_id: str, token: str, reason: str) -> Delegation:
-    """Give the task up; everything held goes back to the requester."""
+    """Give the task up; what was metered is paid unless the requester contests it."""
     delegation = begin(session, actor, delegation_id, "fail", token)
     agent = delegation.delegate_agent_id
-    return close(session, delegation, lifecycle.FAILED, 0, agent, actor, reason=reason)
+    return end(session, delegation, lifecycle.FAILED, agent, actor, reason=reason)

@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import (
     BigInteger,
     Integer,
+    Select,
     String,
     Subquery,
     bindparam,
@@ -233,6 +234,16 @@ def list_delegation_events(reader: Reader, delegation_id: str, *, limit: int) ->
     """Return the latest ``limit`` events of a delegation in the order they were recorded."""
     parameters = {"delegation_id": delegation_id, "limit": limit}
     return list(reader.execute(_list_of_delegation, parameters))[::-1]
+
+
+def operation_of_service(event_id: Any, metadata: str) -> Select[*tuple[Any, ...]]:
+    """Select the service's own event of this id, if its metadata has this part of JSON text."""
+    found = _events.alias()
+    return select(found.c.seq).where(
+        found.c.source == SERVICE,
+        found.c.event_id == event_id,
+        found.c["metadata"].contains(metadata, autoescape=True),
+    )
 
 
 def metered_by_delegation() -> Subquery:

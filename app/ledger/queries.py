@@ -219,7 +219,10 @@ def escrow_balances() -> Select[*tuple[Any, ...]]:
 
 
 def closing_payments() -> Select[*tuple[Any, ...]]:
-    """Select what the closing transactions paid (``delegation_id``, ``account``, ``amount``)."""
+    """Select what left escrow for good (``delegation_id``, ``account``, ``amount``).
+
+    That is what closing transactions paid, and what was given back before them.
+    """
     return (
         select(
             Transaction.delegation_id,
@@ -227,8 +230,24 @@ def closing_payments() -> Select[*tuple[Any, ...]]:
             cast(func.sum(Posting.amount_micros), BigInteger).label("amount"),
         )
         .join(Posting, Posting.seq == Transaction.seq)
-        .where(Transaction.kind == "close")
+        .where(Transaction.kind.in_(("close", "release")))
         .group_by(Transaction.delegation_id, Posting.credit_account)
+    )
+
+
+def escrow_payments() -> Select[*tuple[Any, ...]]:
+    """Select every posting out of an escrow, of whichever kind its transaction is.
+
+    The columns are ``delegation_id``, ``account`` (which got it) and ``created_at``.
+    """
+    return (
+        select(
+            func.substr(Posting.debit_account, len("escrow:") + 1).label("delegation_id"),
+            Posting.credit_account.label("account"),
+            Transaction.created_at,
+        )
+        .join(Transaction, Transaction.seq == Posting.seq)
+        .where(Posting.debit_account.like("escrow:%"))
     )
 
 

@@ -28,8 +28,10 @@ EVENT_TYPES = {
     "delegation.answered": "the requester answered",
     "delegation.cancel_requested": "the requester called the task off while a worker was at it",
     "delegation.delivered": "the delegate handed over a result",
-    "delegation.disputed": "the requester contested the result",
-    "delegation.closed": "the delegation ended, as `data.status` says, and the money was divided",
+    "delegation.disputed": "the requester contested the result, or what is charged without one",
+    "delegation.dispute_overdue": "a dispute waits for an operator, for a further 7 days now",
+    "delegation.closed": "the work ended, as `data.status` says",
+    "delegation.settled": "what was in review after the end of the work was paid",
 }
 
 

@@ -64,11 +64,13 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
     status, role = request.args.get("status"), request.args.get("role")
     status = status if status in lifecycle.STATUSES else None
     role = role if role in (lifecycle.REQUESTER, lifecycle.DELEGATE) else None
+    settlement = request.args.get("settlement")
+    settlement = settlement if settlement in lifecycle.SETTLEMENTS else None
     agent_id = request.args.get("agent_id", "").strip() or None
     begin, end = _day("from"), _day("to")
     before = moment_position()
     window = None
-    if status in lifecycle.TERMINAL:
+    if status in lifecycle.TERMINAL and settlement in (None, lifecycle.SETTLED):
         latest = before or ((end + timedelta(days=1), FIRST_ID) if end else None)
         window = queries.find_window(connection, size=SEARCHED, before=latest)
     rows = queries.list_delegations(
@@ -78,6 +80,7 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
         agent_id=agent_id if agent_id is None or is_agent_id(agent_id) else NOBODY,
         role=role if agent_id else None,
         status=status,
+        settlement=settlement,
         created_from=max(filter(None, (begin, window)), default=None),
         created_before=end + timedelta(days=1) if end else None,
         limit=PAGE_SIZE + 1,
@@ -90,11 +93,13 @@ def delegations(connection: Connection, visitor: Visitor) -> str:
         area="delegations",
         statuses=lifecycle.STATUSES,
         status=status,
+        settlements=lifecycle.SETTLEMENTS,
+        settlement=settlement,
         role=role,
         agent_id=agent_id or "",
         begin=begin.date().isoformat() if begin else "",
         end=end.date().isoformat() if end else "",
-        filtered=any((status, agent_id, begin, end)),
+        filtered=any((status, settlement, agent_id, begin, end)),
         rows=[documents.effective(row, now) for row in rows[:PAGE_SIZE]],
         pager=Pager.of(rows, moment_cursor),
         searched_to=window if window and (begin is None or window > begin) else None,
@@ -136,6 +141,7 @@ def delegation(connection: Connection, visitor: Visitor, delegation_id: str) -> 
         row=row,
         budget=breaker.controls(budget_of(row)),
         next_due=lifecycle.next_due(row),
+        claim=lifecycle.claim_of(row),
         stages=_stages(row, events),
         trail=_trail(events, use),
         **_documents(row, events),
@@ -277,7 +283,7 @@ def _form(
         title=f"{command.capitalize()} delegation {delegation_id[-8:]}",
         area="delegations",
         row=row,
-        charge=budget_of(row).charge,
+        charge=lifecycle.claim_of(row),
         **_documents(row, queries.list_events(connection, delegation_id)),
         allowed=command in _commands(visitor, row),
         given=given,

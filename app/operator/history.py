@@ -22,7 +22,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
-from app.delegation.queries import count_live_alerts, sum_alerts, sum_closings
+from app.delegation.queries import (
+    count_live_alerts,
+    sum_alerts,
+    sum_closings,
+    sum_unsettled,
+)
 from app.ledger.queries import newest_seq, sum_flows
 from app.ledger.seals import read_digest
 from app.ledger.service import WORLD
@@ -181,6 +186,8 @@ class History:
         recent = _Read()
         since = clock.now() - timedelta(hours=HOURS_KEPT)
         recent.add_alerts(count_live_alerts(connection, since))
+        # What has ended and is in review is closed in the ledger only when it is settled.
+        recent.add(sum_unsettled(connection))
         # A row of sealed numbers that is not read yet is missing, and so are those after it.
         if upto >= digest["last_seq"] and newest - upto <= CHUNK:
             _add_range(recent, connection, upto + 1, newest)

@@ -73,7 +73,7 @@ def overview(connection: Connection, visitor: Visitor) -> str:
         versions=console().versions.get(lambda: count_versions(connection)),
         figures=figures,
         states=_states(live, figures.sums.total),
-        live=sum(row.number for row in live),
+        live=sum(row.number for row in live if row.status in lifecycle.LIVE),
         day=day,
         failures=sum(day.statuses[status] for status in FAILURES),
         failure_rate=percent(sum(day.statuses[status] for status in FAILURES), day.closed),
@@ -83,7 +83,7 @@ def overview(connection: Connection, visitor: Visitor) -> str:
         payments=_payments(figures.sums, now, period),
         trips=_trips(figures.sums, now, period),
         reached=sum(day.alerts[threshold] for threshold in TRIPS),
-        decisions=sum(row.number for row in live if row.status in DECISIONS),
+        decisions=sum(row.number for row in live if _needs_decision(row)),
         due=due,
         newest=[documents.effective(row, now) for row in newest],
         notices=notices,
@@ -91,12 +91,20 @@ def overview(connection: Connection, visitor: Visitor) -> str:
     )
 
 
+def _needs_decision(row: Any) -> bool:
+    return row.status in DECISIONS or row.settlement == lifecycle.DISPUTED
+
+
 def _hour(moment: datetime) -> int:
     return int(moment.timestamp()) // 3600
 
 
 def _states(live: list[Any], total: Tally) -> list[tuple[str, int]]:
-    counted = Counter({row.status: row.number for row in live}) + total.statuses
+    counted = Counter(total.statuses)
+    for row in live:
+        # What has ended is in the total.
+        if row.status in lifecycle.LIVE:
+            counted[row.status] += row.number
     return [(status, counted[status]) for status in lifecycle.STATUSES]
 
 
@@ -171,6 +179,7 @@ def _notices(
     connection: Connection, live: list[Any], day: Tally, service: dict[str, Any] | None
 ) -> Iterator[Notice]:
     counted = {row.status: row.number for row in live}
+    disputed = sum(row.number for row in live if row.settlement == lifecycle.DISPUTED)
     if service is not None:
         for track in service["tracks"]:
             if track.state != CURRENT:
@@ -193,8 +202,10 @@ def _notices(
     if day.closed >= FEW_CLOSED and failed >= MANY_FAILURES * day.closed:
         text = f"{percent(failed, day.closed)} of what ended in 24 hours failed"
         yield Notice("warn", text, "/operator/delegations?status=failed")
+    if disputed:
+        path = f"/operator/delegations?settlement={lifecycle.DISPUTED}"
+        yield Notice("warn", f"{disputed:,} disputed: an operator decides what is paid", path)
     for status, text in (
-        (lifecycle.DISPUTED, "disputed: an operator decides what is paid"),
         (lifecycle.PENDING_REAUTHORIZATION, "paused: the requester has to authorize more"),
         (lifecycle.INPUT_REQUIRED, "waiting: the requester was asked something"),
     ):

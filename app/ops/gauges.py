@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import clock
 from app.db import Database
-from app.delegation.lifecycle import LIVE
+from app.delegation.lifecycle import DISPUTED, IN_REVIEW, LIVE
 from app.delegation.queries import summarize_live
 from app.notification.queries import count_waiting
 from app.ops.tracks import ABSENT, BEHIND, CURRENT, UNKNOWN, read_tracks
@@ -84,6 +84,14 @@ def _delegations(connection: Connection) -> Iterator[GaugeMetricFamily]:
     for status in LIVE:
         live.add_metric([status], summary.counts.get(status, 0))
     yield live
+    unsettled = GaugeMetricFamily(
+        "agenthub_delegations_unsettled",
+        "Delegations that have ended and are not settled yet, by state of settlement.",
+        labels=("settlement",),
+    )
+    for settlement in (IN_REVIEW, DISPUTED):
+        unsettled.add_metric([settlement], summary.unsettled.get(settlement, 0))
+    yield unsettled
     yield GaugeMetricFamily(
         "agenthub_escrow_micro_usd", "Money held in escrow, in micro-USD.", summary.held_micros
     )

@@ -149,8 +149,8 @@ def test_the_books_are_checked(world: World, admin: Visitor, services: Services)
         session.execute(text(statement), {"id": f"agent:{CLERK}"})
     admin.send("/operator/ledger", action)
     page = admin.see("/operator/ledger")
-    assert "1 of 11 rules broken" in plain(page)
+    assert "1 of 12 rules broken" in plain(page)
     assert f"R1: agent:{CLERK}" in page
     overview = plain(admin.see("/operator"))
-    assert "Something is wrong The last reconciliation found: 1 of 11 rules broken" in overview
+    assert "Something is wrong The last reconciliation found: 1 of 12 rules broken" in overview
     assert audit(admin).count("reconcile") == 2

@@ -203,7 +203,7 @@ def test_a_delegation_shows_its_whole_life(
         "3.35 used of 4.00 authorized, 83.8 %",
         "Soft alert: 80 % is used",
         "Two of the twelve totals are those of other invoices",
-        "the dispute was not resolved in time",
+        "an operator decides what of 3.35 USD is paid",
         "block 1, leaf",
     ):
         assert words in text

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 CLOSED = ("completed", "failed_hard_stop", "failed", "declined", "expired", "cancelled")
 OK, REFUSED, LATE = 200, 409, 409
 DAY = timedelta(days=1)
+LEAST_REVIEW = timedelta(hours=1)
 
 
 @dataclass
@@ -27,7 +28,9 @@ class Task:
     held: int = 0
     metered: int = 0
     charged: int = 0
+    released: int = 0
     status: str = "offered"
+    settlement: str = "open"
     deadline: datetime | None = None
     lease_end: datetime | None = None
     cancel_at: datetime | None = None
@@ -37,6 +40,10 @@ class Task:
     @property
     def is_open(self) -> bool:
         return self.status not in CLOSED
+
+    @property
+    def is_settled(self) -> bool:
+        return self.settlement == "settled"
 
     @property
     def charge(self) -> int:
@@ -54,32 +61,49 @@ class Model:
 
     def total(self) -> int:
         """Return all money that is somewhere."""
-        return self.payer + self.worker + sum(t.held for t in self.tasks.values() if t.is_open)
+        return (
+            self.payer
+            + self.worker
+            + sum(task.held - task.released for task in self.tasks.values() if not task.is_settled)
+        )
+
+    def end(self, task: Task, status: str) -> None:
+        """End work that nobody accepted: the requester may contest what was metered."""
+        if task.inline or not task.charge:
+            self.close(task, status, task.charge)
+            return
+        task.status, task.settlement = status, "in_review"
+        task.released = task.held - task.charge
+        self.payer += task.released
+        task.due = self.now + max(task.review, LEAST_REVIEW)
 
     def close(self, task: Task, status: str, charge: int) -> None:
-        """End a task: the charge to the worker, the rest back."""
+        """Settle a task: the charge to the worker, the rest back."""
         self.worker += charge
-        self.payer += task.held - charge
-        task.status, task.charged = status, charge
+        self.payer += task.held - task.released - charge
+        task.status, task.settlement, task.charged = status, "settled", charge
 
-    def lapse(self, task: Task) -> bool:
-        """Let the clock act; True if it did."""
-        if not task.is_open or self.now < self.due(task):
+    def lapse(self, task: Task, *, sweeping: bool = False) -> bool:
+        """Let the clock act; True if it did. Only the sweeper reminds of a dispute for good."""
+        if task.is_settled or self.now < self.due(task):
             return False
-        if task.status == "offered":
-            self.close(task, "expired", 0)
-        elif task.status in ("pending_reauthorization", "input_required"):
-            self.close(task, "expired", task.charge)
-        elif task.status in ("delivered", "disputed"):
-            self.close(task, "completed", task.charge)
+        if task.settlement == "disputed":
+            if sweeping:
+                task.due = self.now + 7 * DAY
+            return sweeping
+        if task.settlement == "in_review":
+            status = "completed" if task.status == "delivered" else task.status
+            self.close(task, status, task.charge)
+        elif task.status in ("offered", "pending_reauthorization", "input_required"):
+            self.end(task, "expired")
         elif task.cancel_at is not None and self.due(task) == task.cancel_at:
-            self.close(task, "cancelled", task.charge)
+            self.end(task, "cancelled")
         else:
-            self.close(task, "failed", 0)
+            self.end(task, "failed")
         return True
 
     def due(self, task: Task) -> datetime:
-        """Return when the clock acts on an open task."""
+        """Return when the clock acts on a task that is not settled."""
         if task.status != "in_progress":
             return task.due
         assert task.deadline is not None

@@ -262,7 +262,7 @@ class DelegationMachine(RuleBasedStateMachine):
     def decline(self, task: str) -> None:
         allowed = self.model.tasks[task].status == "offered"
         if model := self.expect(self.command("globex", task, "decline"), task, allowed):
-            self.model.close(model, "declined", 0)
+            self.model.end(model, "declined")
 
     def under_way(self, task: str, *states: str) -> bool:
         model = self.model.tasks[task]
@@ -319,7 +319,7 @@ class DelegationMachine(RuleBasedStateMachine):
             self.costs_of.setdefault(task, {})[name] = costs[name]
             results[name] = "accepted"
         if end == "stop":
-            self.model.close(model, "failed_hard_stop", model.charge)
+            self.model.end(model, "failed_hard_stop")
         elif paused:
             assert model.deadline is not None
             model.due = model.deadline
@@ -347,6 +347,7 @@ class DelegationMachine(RuleBasedStateMachine):
         if model := self.expect(self.work(task, "deliver", output={"done": True}), task, allowed):
             model.cancel_at = None
             model.status, model.due = "delivered", self.now + model.review
+            model.settlement = "in_review"
             if not model.review:
                 self.model.close(model, "completed", model.charge)
 
@@ -355,7 +356,7 @@ class DelegationMachine(RuleBasedStateMachine):
         states = ("in_progress", "pending_reauthorization", "input_required")
         allowed = self.under_way(task, *states)
         if model := self.expect(self.work(task, "fail", reason="broken"), task, allowed):
-            self.model.close(model, "failed", 0)
+            self.model.end(model, "failed")
 
     @rule(task=tasks)
     def ask(self, task: str) -> None:
@@ -401,18 +402,20 @@ class DelegationMachine(RuleBasedStateMachine):
         if more > self.model.payer and not self.is_late(task):
             assert response.get_json()["code"] == "insufficient_funds"
             return
-        allowed = before.status == "delivered" or used_up
+        allowed = before.settlement == "in_review" or used_up
         if model := self.expect(response, task, allowed):
             self.model.payer -= more
             model.held += more
-            self.model.close(model, "completed", model.charge)
+            self.model.close(model, "completed" if model.is_open else model.status, model.charge)
 
     @rule(task=tasks)
     def dispute(self, task: str) -> None:
-        allowed = self.model.tasks[task].status == "delivered"
+        allowed = self.model.tasks[task].settlement == "in_review"
         response = self.command("acme", task, "dispute", reason="wrong")
         if model := self.expect(response, task, allowed):
-            model.status, model.due = "disputed", self.now + timedelta(days=7)
+            if model.is_open:
+                model.status = "disputed"
+            model.settlement, model.due = "disputed", self.now + timedelta(days=7)
 
     @rule(task=tasks, share=st.integers(0, 100))
     def resolve(self, task: str, share: int) -> None:
@@ -421,8 +424,8 @@ class DelegationMachine(RuleBasedStateMachine):
         response = self.command(
             "operator", task, "resolve", charge_usd=to_usd(charge), reason="decided"
         )
-        if model := self.expect(response, task, before.status == "disputed"):
-            self.model.close(model, "completed", charge)
+        if model := self.expect(response, task, before.settlement == "disputed"):
+            self.model.close(model, "completed" if model.is_open else model.status, charge)
 
     @rule(task=tasks)
     def cancel(self, task: str) -> None:
@@ -433,7 +436,7 @@ class DelegationMachine(RuleBasedStateMachine):
             if model.status == "in_progress":
                 model.cancel_at = model.cancel_at or self.now + timedelta(seconds=30)
             else:
-                self.model.close(model, "cancelled", model.charge)
+                self.model.end(model, "cancelled")
 
     @rule(task=tasks)
     def confirm_cancel(self, task: str) -> None:
@@ -441,9 +444,9 @@ class DelegationMachine(RuleBasedStateMachine):
         states = ("in_progress", "pending_reauthorization", "input_required")
         allowed = self.under_way(task, *states) and before.cancel_at is not None
         if model := self.expect(self.work(task, "cancel"), task, allowed):
-            self.model.close(model, "cancelled", model.charge)
+            self.model.end(model, "cancelled")
 
-    @rule(seconds=st.sampled_from([1, 29, 31, 59, 61, 121, 599, 86400]))
+    @rule(seconds=st.sampled_from([1, 29, 31, 59, 61, 121, 599, 3601, 86400, 604800]))
     def advance(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
         self.model.now = self.now
@@ -451,7 +454,9 @@ class DelegationMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         closed = sweep(self.world.services().database)
-        late = [name for name, task in self.model.tasks.items() if self.model.lapse(task)]
+        late = [
+            name for name, task in self.model.tasks.items() if self.model.lapse(task, sweeping=True)
+        ]
         assert sorted(closed) == sorted(late)
 
     @rule(back=st.integers(1, 20))

@@ -184,8 +184,8 @@ class TestEndingEarly:
         assert (cancelled["status"], cancelled["charged_usd"]) == ("cancelled", 0)
         assert balance(acme, CLERK) == 100
 
-    def test_a_worker_is_asked_to_stop_and_paid_for_what_it_did(
-        self, acme: Api, globex: Api
+    def test_a_worker_is_asked_to_stop_and_paid_for_what_it_did_after_a_review(
+        self, acme: Api, globex: Api, time: Clock
     ) -> None:
         delegation = offer(acme)
         worker = accept(globex, delegation["delegation_id"])
@@ -197,8 +197,11 @@ class TestEndingEarly:
         assert worker.send("heartbeat").get_json()["cancel_requested"] is True
         worker.meter(1, prefix="last")
         confirmed = worker.send("cancel").get_json()
-        assert (confirmed["status"], confirmed["charged_usd"]) == ("cancelled", 4)
-        assert (balance(acme, CLERK), balance(globex, READER)) == (96, 4)
+        assert (confirmed["status"], confirmed["in_review_usd"]) == ("cancelled", 4)
+        assert (balance(acme, CLERK), balance(globex, READER)) == (96, 0)
+        time.advance(hours=24)
+        settled = acme.get(path(delegation)).get_json()
+        assert (settled["status"], settled["charged_usd"]) == ("cancelled", 4)
 
     def test_a_silent_worker_is_cancelled_after_the_grace(
         self, acme: Api, globex: Api, time: Clock
@@ -214,7 +217,8 @@ class TestEndingEarly:
         late = worker.send("deliver", output=1)
         assert problem(late) == (409, "delegation_overdue")
         assert late.get_json()["delegation_status"] == "cancelled"
-        assert balance(globex, READER) == 3
+        assert acme.get(path(delegation)).get_json()["in_review_usd"] == 3
+        assert balance(globex, READER) == 0
 
     def test_delivered_in_the_grace_is_delivered(self, acme: Api, globex: Api) -> None:
         delegation = offer(acme)
@@ -256,7 +260,7 @@ class TestLeases:
         time.advance(seconds=1)
         assert status(acme, delegation) == "failed"
         assert problem(worker.send("heartbeat")) == (409, "delegation_overdue")
-        assert (balance(acme, CLERK), balance(globex, READER)) == (100, 0)
+        assert (balance(acme, CLERK), balance(globex, READER)) == (97, 0)
 
     def test_the_deadline_holds_though_the_worker_lives(
         self, acme: Api, globex: Api, time: Clock
@@ -376,7 +380,7 @@ class TestQuestions:
         assert events[2]["details"] == {"question": "Which currency?"}
         assert events[3]["details"] == {"answer": "Euros"}
 
-    def test_a_silent_requester_pays_for_what_was_done(
+    def test_a_silent_requester_may_still_contest_what_was_done(
         self, acme: Api, globex: Api, time: Clock
     ) -> None:
         delegation = offer(acme)
@@ -387,7 +391,8 @@ class TestQuestions:
         assert status(globex, delegation) == "expired"
         late = acme.post(path(delegation, "answer"), {"answer": "Euros"})
         assert problem(late) == (409, "delegation_overdue")
-        assert balance(globex, READER) == 3
+        assert acme.get(path(delegation)).get_json()["settlement"] == "in_review"
+        assert balance(globex, READER) == 0
 
 
 class TestReview:
@@ -419,11 +424,18 @@ class TestReview:
         assert (resolved["status"], resolved["charged_usd"]) == ("completed", 1.5)
         assert (balance(acme, CLERK), balance(globex, READER)) == (98.5, 1.5)
 
-    def test_an_unresolved_dispute_pays_in_full(self, acme: Api, globex: Api, time: Clock) -> None:
+    def test_an_unresolved_dispute_pays_nobody(
+        self, acme: Api, globex: Api, operator: Api, time: Clock
+    ) -> None:
         delegation = self.deliver(acme, globex)
         acme.post(path(delegation, "dispute"), {"reason": "wrong"})
-        time.advance(days=7)
-        assert status(acme, delegation) == "completed"
+        time.advance(days=8)
+        shown = acme.get(path(delegation)).get_json()
+        assert (shown["status"], shown["settlement"]) == ("disputed", "disputed")
+        assert balance(globex, READER) == 0
+        body = {"charge_usd": 1, "reason": "a quarter was usable"}
+        assert operator.post(path(delegation, "resolve"), body).status_code == 200
+        assert (balance(acme, CLERK), balance(globex, READER)) == (99, 1)
 
 
 class TestListing:

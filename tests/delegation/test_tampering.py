@@ -70,17 +70,22 @@ SOME_TIME = "'2026-11-20 09:30:00.000000'"
         ("closed", "charged_micros = 0", {"R8"}),
         (
             "live",
-            f"status = 'cancelled', charged_micros = 0, closed_at = {SOME_TIME}, due_at = NULL",
+            f"status = 'cancelled', charged_micros = 0, closed_at = {SOME_TIME}, due_at = NULL,"
+            " settlement = 'settled', settled_by = 'nothing_due'",
             {"R3", "R8", "R10"},
         ),
         (
             "closed",
-            f"status = 'delivered', charged_micros = NULL, closed_at = NULL, due_at = {SOME_TIME}",
+            f"status = 'delivered', charged_micros = NULL, closed_at = NULL, due_at = {SOME_TIME},"
+            " settlement = 'in_review', settled_by = NULL",
             {"R4", "R10"},
         ),
+        ("live", "status = 'cancelled'", {"R10"}),
+        ("closed", "status = 'delivered'", {"R10"}),
+        ("live", "released_micros = 1", {"R4"}),
         ("closed", "requester_agent_id = '@acme:other'", {"R8"}),
         ("closed", "delegate_agent_id = '@globex:other'", {"R8"}),
-        ("closed", "id = '00000000-0000-7000-8000-00000000dddd'", {"R5", "R7", "R8", "R10"}),
+        ("closed", "id = '00000000-0000-7000-8000-00000000dddd'", {"R5", "R7", "R8", "R10", "R12"}),
         ("live", "id = '00000000-0000-7000-8000-00000000dddd'", {"R3", "R4", "R5", "R7"}),
     ],
 )

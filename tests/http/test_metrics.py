@@ -95,7 +95,11 @@ def test_delegations_and_money_are_measured(
     assert {s for s in LIVE if ("agenthub_delegations_live", (("status", s),)) in after} == set(
         LIVE
     )
-    assert value(after, "agenthub_escrow_micro_usd") == 10_000_000
+    # The offer, and what is in review of the work that was stopped.
+    assert value(after, "agenthub_escrow_micro_usd") == 20_000_000
+    unsettled = "agenthub_delegations_unsettled"
+    assert value(after, unsettled, settlement="in_review") == 1
+    assert (unsettled, (("settlement", "disputed"),)) in after
     assert value(after, "agenthub_sweeper_lag_seconds") == 0
 
     time.advance(seconds=100)

@@ -23,6 +23,9 @@ CHECKS = (
     ("delegation_delegations", "live_or_closed"),
     ("delegation_delegations", "held"),
     ("delegation_delegations", "charged"),
+    ("delegation_delegations", "settlement"),
+    ("delegation_delegations", "settled_by"),
+    ("delegation_delegations", "released"),
 )
 
 

@@ -108,7 +108,7 @@ def test_reconcile(shell: Shell, book: Book, caller: Callable[..., Api]) -> None
     done = shell.run("ledger", "reconcile")
     assert done.returncode == 0
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
-        [f"R{number}", "yes"] for number in range(1, 12)
+        [f"R{number}", "yes"] for number in range(1, 13)
     ]
     found = shell.json("ledger", "reconcile")
     assert found["clean"] is True

@@ -233,6 +233,8 @@ DELEGATION: dict[str, Any] = {
         "authorized_micros": 5,
         "metered_micros": 0,
         "held_micros": 5,
+        "released_micros": 0,
+        "settlement": "open",
         "breaker_level": 0,
         "auto_reauthorize": True,
         "simulated": False,
@@ -278,6 +280,7 @@ DELEGATION: dict[str, Any] = {
         "spent_micros": 5,
         "own_micros": 5,
     },
+    "delegation_cutovers": {"name": "reviews", "at": NOW},
     "delegation_import_runs": {
         "kind": "records",
         "file": "records.json",

@@ -20,6 +20,7 @@ APPEND_ONLY = {
     "ledger": ("ledger_transactions", "ledger_postings", "ledger_seals", "ledger_metering_events"),
     "access": ("access_admin_actions",),
     "delegation": (
+        "delegation_cutovers",
         "delegation_events",
         "delegation_import_runs",
         "delegation_legacy_records",

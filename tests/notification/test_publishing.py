@@ -107,8 +107,12 @@ def test_every_event_of_every_delegation_is_told_to_both_sides(
     worker.send("deliver", output=1)
     acme.post(f"{worker.path}/dispute", {"reason": "wrong"})
     operator.post(f"{worker.path}/resolve", {"charge_usd": 1, "reason": "half"})
-    # A hard stop, a cancellation, a takeover, a decline, a lapse by a command and by the sweeper.
-    accept(globex, offer(acme)).meter(13)
+    # Hard stops, a cancellation, a takeover, a decline, a lapse by a command and by the sweeper.
+    stopped, contested = (accept(globex, offer(acme)) for _ in range(2))
+    for one in (stopped, contested):
+        one.meter(13)
+    acme.post(f"{stopped.path}/accept-result", {})
+    acme.post(f"{contested.path}/dispute", {"reason": "nothing was delivered"})
     cancelled = accept(globex, offer(acme))
     acme.post(f"{cancelled.path}/cancel", {"reason": "later"})
     cancelled.send("cancel")
@@ -122,6 +126,8 @@ def test_every_event_of_every_delegation_is_told_to_both_sides(
     assert globex.post(f"{DELEGATIONS}/{late}/accept", {}).status_code == 409
     time.advance(hours=2)
     assert sweep(services.database) == [taken]
+    time.advance(days=7)
+    assert contested.path.rpartition("/")[2] in sweep(services.database)
 
     with services.database.read() as connection:
         happened = {

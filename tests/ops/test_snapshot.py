@@ -75,6 +75,7 @@ def test_every_table_of_the_place_has_rows(place: Place, tmp_path: Path) -> None
     elsewhere = {
         "access_ended_sessions",
         "access_request_counts",
+        "delegation_cutovers",
         "delegation_import_runs",
         "delegation_legacy_records",
     }

@@ -169,7 +169,7 @@ def main(
             for name, trial in trials(postgres, **numbers, seconds=seconds).items():
                 begun = time.monotonic()
                 with site(postgres) as at:
-                    rows[database][name] = trial(at) | {"R1 to R11": "hold"}
+                    rows[database][name] = trial(at) | {"R1 to R12": "hold"}
                 click.echo(f"{database}: {name}: {time.monotonic() - begun:.0f} s", err=True)
         finally:
             if postgres is not None:
@@ -177,7 +177,7 @@ def main(
     if "postgresql" in rows:
         with tempfile.TemporaryDirectory(prefix="agenthub-") as folder:
             for name, figures in on_clusters(failovers, changes, Path(folder)):
-                rows["postgresql"][name] = figures | {"R1 to R11": "hold"}
+                rows["postgresql"][name] = figures | {"R1 to R12": "hold"}
                 click.echo(f"postgresql: {name}", err=True)
     click.echo(table(rows))
 

@@ -1,4 +1,5 @@
-"""Endings of one delegation that race: settling, cancelling, lazy expiry and the sweeper.
+"""Endings of one delegation that race, and what becomes of its money then: delivery or cancelling,
+settling or disputing, lazy expiry and the sweeper.
 
 The rivals are threads of this process with connections of their own, because each of them needs a
 time of its own: some act while the delegation may go on and some when it is overdue.
@@ -23,7 +24,7 @@ from app import clock, create_app
 from app.access.service import create_key
 from app.config import Settings
 from app.db import Database
-from app.delegation.lifecycle import FAILED, TERMINAL
+from app.delegation.lifecycle import TERMINAL
 from app.delegation.models import Delegation, DelegationEvent
 from app.delegation.transitions import close_overdue
 from app.http.context import EXTENSION, Services
@@ -38,6 +39,8 @@ from tests.reliability.races import Figures, at_once
 PAYER, PAYEE = "@acme:clerk", "@globex:reader"
 FUNDS = 1_000_000 * USD
 LATE = timedelta(hours=25)
+# A review that is not over by then.
+LONG_REVIEW = 30 * 3600
 # How far apart the rivals may begin, so that each of them comes first now and then.
 STAGGER_SECONDS = 0.03
 
@@ -105,6 +108,14 @@ class Office:
         assert response.get_json()["code"] == "command_not_allowed", response.text
         return False
 
+    def gives(self, owner: str, delegation_id: str, command: str, **members: Any) -> bool:
+        """Give a command in time and tell whether it was in time."""
+        response = self.command(owner, delegation_id, command, **members)
+        if response.status_code == 200:
+            return True
+        assert response.get_json()["code"] == "command_not_allowed", response.text
+        return False
+
     def expires(self, owner: str, delegation_id: str, command: str, **members: Any) -> bool:
         """Give a command too late and tell whether that let the clock close the delegation."""
         response = self.later(lambda: self.command(owner, delegation_id, command, **members))
@@ -133,10 +144,10 @@ class Office:
 
     def called_off(self) -> tuple[str, Rivals]:
         """A task that is called off while its worker is about to deliver."""
-        one, lease = self._worked_on(review_within_seconds=0)
+        one, lease = self._worked_on(review_within_seconds=LONG_REVIEW)
         assert self.command("acme", one, "cancel").status_code == 200
         return one, {
-            "settle": lambda: self.closes("globex", one, "deliver", output=1, **lease),
+            "deliver": lambda: self.gives("globex", one, "deliver", output=1, **lease),
             "cancel": lambda: self.closes("globex", one, "cancel", **lease),
             "lazy expiry": lambda: self.expires("globex", one, "heartbeat", **lease),
             "sweeper": lambda: self.sweeps(one),
@@ -144,9 +155,9 @@ class Office:
 
     def given_up(self) -> tuple[str, Rivals]:
         """A task that one thread of its worker delivers and another gives up."""
-        one, lease = self._worked_on(review_within_seconds=0)
+        one, lease = self._worked_on(review_within_seconds=LONG_REVIEW)
         return one, {
-            "settle": lambda: self.closes("globex", one, "deliver", output=1, **lease),
+            "deliver": lambda: self.gives("globex", one, "deliver", output=1, **lease),
             "fail": lambda: self.closes("globex", one, "fail", reason="broken", **lease),
             "lazy expiry": lambda: self.expires("acme", one, "cancel"),
             "sweeper": lambda: self.sweeps(one),
@@ -162,6 +173,26 @@ class Office:
             "lazy expiry": lambda: self.expires("acme", one, "dispute", reason="late"),
             "sweeper": lambda: self.sweeps(one),
         }
+
+    def failed(self) -> tuple[str, Rivals]:
+        """A charge for work that failed, contested or accepted when its review period ends."""
+        one, lease = self._worked_on()
+        assert self.command("globex", one, "fail", reason="broken", **lease).status_code == 200
+        return one, {
+            "settle": lambda: self.gives("acme", one, "accept-result"),
+            "dispute": lambda: self.gives("acme", one, "dispute", reason="nothing came of it"),
+            "lazy expiry": lambda: self.expires("acme", one, "dispute", reason="late"),
+            "sweeper": lambda: self.sweeps(one),
+        }
+
+    def settles(self, delegation_id: str) -> None:
+        """Have what a race left in review, or disputed, settled for all that is claimed."""
+        row = _row(self.database, delegation_id)
+        if row.settlement == "in_review":
+            assert self.gives("acme", delegation_id, "accept-result")
+        elif row.settlement == "disputed":
+            decision = {"charge_usd": 3, "reason": "decided"}
+            assert self.gives(OPERATOR, delegation_id, "resolve", **decision)
 
     def paused(self) -> tuple[str, Rivals]:
         """Inline work that is done and waits for the requester's authorization."""
@@ -182,13 +213,20 @@ def closings(settings: Settings, races: int) -> Figures:
     winners: Counter[str] = Counter()
     chance, paid = random.Random(races), 0
     with clock.frozen(office.now):
-        prepare = (office.called_off, office.given_up, office.delivered, office.paused)
+        prepare = (
+            office.called_off,
+            office.given_up,
+            office.delivered,
+            office.failed,
+            office.paused,
+        )
         for number in range(races):
             delegation_id, rivals = prepare[number % len(prepare)]()
             calls = [_staggered(call, chance) for call in rivals.values()]
             ended = dict(zip(rivals, at_once(calls), strict=True))
             assert sum(ended.values()) == 1, ended
             winners.update(name for name, won in ended.items() if won)
+            office.settles(delegation_id)
             paid += _assert_closed_once(office.database, delegation_id)
             assert _balance(office.database, agent_account(PAYEE)) == paid
             assert _balance(office.database, agent_account(PAYER)) == FUNDS - paid
@@ -209,10 +247,8 @@ def _staggered(call: Callable[[], bool], chance: random.Random) -> Callable[[], 
 
 def _assert_closed_once(database: Database, delegation_id: str) -> int:
     """Fail unless there is one ending with one booking; return the charge."""
+    row = _row(database, delegation_id)
     with database.snapshot() as connection:
-        row = connection.execute(
-            select(*Delegation.__table__.c).where(Delegation.id == delegation_id)
-        ).one()
         endings = connection.scalars(
             select(DelegationEvent.status).where(
                 DelegationEvent.delegation_id == delegation_id, DelegationEvent.kind == "closed"
@@ -225,9 +261,16 @@ def _assert_closed_once(database: Database, delegation_id: str) -> int:
         )
     assert endings == [row.status]
     assert booked == 1
-    assert row.charged_micros == (0 if row.status == FAILED else 3 * USD)
+    assert row.charged_micros == 3 * USD
     assert _balance(database, escrow_account(delegation_id)) == 0
     return int(row.charged_micros)
+
+
+def _row(database: Database, delegation_id: str) -> Any:
+    with database.read() as connection:
+        return connection.execute(
+            select(*Delegation.__table__.c).where(Delegation.id == delegation_id)
+        ).one()
 
 
 def _balance(database: Database, account_id: str) -> int:

@@ -41,7 +41,8 @@ class Outcome:
 def record_outcome(session: Session, outcome: Outcome) -> None:
     """Add the outcome of a delegation to the evidence of its delegate, which exists."""
     evidence = lock_evidence(session, outcome.agent_id)
-    before = _dealings(session, outcome.agent_id, outcome.owner_id)
+    row = _find(session, outcome.agent_id, outcome.owner_id)
+    before = dealings_of(row)
     after = replace(
         before,
         completed=before.completed + outcome.good,
@@ -54,7 +55,7 @@ def record_outcome(session: Session, outcome: Outcome) -> None:
         after = replace(
             after, first_paid_at=min(first, outcome.at), last_paid_at=max(last, outcome.at)
         )
-    _change(session, evidence, outcome.owner_id, before, after)
+    _change(session, evidence, row, after)
 
 
 def report_usage(
@@ -90,13 +91,13 @@ def report_usage(
     session.add(report)
     dealings = Counterparty()
     if independent:
-        before = _dealings(session, agent_id, owner_id)
+        row = _find(session, agent_id, owner_id)
         dealings = replace(
-            before,
+            dealings_of(row),
             usage_succeeded=report.succeeded_to_date,
             usage_failed=report.failed_to_date,
         )
-        _change(session, evidence, owner_id, before, dealings)
+        _change(session, evidence, row, dealings)
     else:
         evidence.usage_by_publisher += count
     # Written now, so that the trust read next in this transaction rests on it.
@@ -109,22 +110,22 @@ def dealings_of(row: Any) -> Counterparty:
     return Counterparty(**{name: getattr(row, name) for name in _DEALINGS})
 
 
-def _dealings(session: Session, agent_id: str, owner_id: str) -> Counterparty:
-    """Return what is kept of an owner's dealings with an agent whose evidence is locked."""
+def _find(session: Session, agent_id: str, owner_id: str) -> TrustCounterparty:
+    """Return an owner's row for an agent whose evidence is locked; a new one tells of nothing."""
     row = session.get(TrustCounterparty, (agent_id, owner_id))
-    return dealings_of(row) if row else Counterparty()
+    if row is None:
+        row = TrustCounterparty(agent_id=agent_id, owner_id=owner_id, **asdict(Counterparty()))
+        session.add(row)
+    return row
 
 
 def _change(
-    session: Session,
-    evidence: TrustEvidence,
-    owner_id: str,
-    before: Counterparty,
-    after: Counterparty,
+    session: Session, evidence: TrustEvidence, row: TrustCounterparty, after: Counterparty
 ) -> None:
     """Keep an owner's new dealings, and the agent's sums with them."""
-    session.merge(TrustCounterparty(agent_id=evidence.agent_id, owner_id=owner_id, **asdict(after)))
-    was, now = asdict(contribution(before)), asdict(contribution(after))
+    was, now = asdict(contribution(dealings_of(row))), asdict(contribution(after))
+    for name, value in asdict(after).items():
+        setattr(row, name, value)
     for name in SUMS:
         setattr(evidence, name, getattr(evidence, name) + now[name] - was[name])
     session.flush()

@@ -13,6 +13,7 @@ from app.delegation.reconciliation import RULES
 from app.idempotency.models import IdempotencyKey
 from app.ledger.models import Account, Posting, Transaction
 from app.ledger.reconciliation import reconcile
+from app.operator.evidence import compare
 from app.registry.models import Agent, AgentCount, Evaluation, EvaluationSummary, Version
 from app.registry.service import count_buckets
 
@@ -36,6 +37,8 @@ def assert_consistent(database: Database) -> None:
     with database.snapshot() as connection:
         assert_reconciled(connection)
         assert_conserved(connection)
+        # What trust rests on is what delegations and reports tell.
+        assert compare(connection).found == []
 
 
 def assert_reconciled(reader: Connection) -> None:

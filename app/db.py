@@ -26,6 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from app.config import Settings
 from app.engines import postgresql_engines, sqlite_engines
+from app.files import OpenedFile
 from app.logs import surviving
 
 # Alembic and the drift tests recognise a constraint by its name, so every constraint has one.
@@ -87,7 +88,15 @@ class Database:
         self.settings = settings
         make_engines = sqlite_engines if settings.is_sqlite else postgresql_engines
         self.writer, self.reader = make_engines(settings)
+        self._file = OpenedFile(settings.url) if settings.is_sqlite else None
+        if self._file is not None:
+            self._file.watch(self.writer, self.reader)
         self._idle: list[Connection] = []
+
+    def check_file(self) -> None:
+        """Raise ``DatabaseFileReplaced`` when SQLite's file is not the one that was opened."""
+        if self._file is not None:
+            self._file.check_all()
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -151,6 +160,8 @@ class Database:
         self._release_idle()
         self.writer.dispose()
         self.reader.dispose()
+        if self._file is not None:
+            self._file.forget()
 
 
 def after_commit(session: Session, function: Callable[[], object]) -> None:

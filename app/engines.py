@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 import psycopg
@@ -235,21 +236,37 @@ def begin_immediate(connection: Connection, timeout_ms: int) -> None:
             driver.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() >= deadline:
+            if not is_lock_timeout(error) or time.monotonic() >= deadline:
                 raise_translated(connection, error, "BEGIN IMMEDIATE")
         time.sleep(random.uniform(0.0002, 0.001))  # noqa: S311 (not a secret)
 
 
 def is_lock_timeout(error: BaseException) -> bool:
     """Tell whether a database error means that a lock was not free in time."""
-    original = getattr(error, "orig", None)
-    if isinstance(original, sqlite3.OperationalError):
-        return _is_busy(original)
-    return getattr(original, "sqlstate", None) == "55P03"
+    return _is_any(error, (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "55P03")
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def is_full(error: BaseException) -> bool:
+    """Tell whether a database error means that there is no space left to write to."""
+    return _is_any(error, (sqlite3.SQLITE_FULL,), "53100")
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Tell whether a database error means that SQLite may not write its file.
+
+    A server of PostgreSQL that takes no writes is another's standby, and so not the one to ask.
+    """
+    return _is_any(error, (sqlite3.SQLITE_READONLY,), None)
+
+
+def _is_any(error: BaseException, sqlite_codes: Collection[int], sqlstate: str | None) -> bool:
+    """Tell whether an error, of a driver or as SQLAlchemy raises it, is one of these."""
+    original = getattr(error, "orig", None) or error
+    # The lower byte is the primary code; SQLite's own errors alone have one.
+    code = getattr(original, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in sqlite_codes
+    return sqlstate is not None and getattr(original, "sqlstate", None) == sqlstate
 
 
 def is_retryable(error: DBAPIError) -> bool:

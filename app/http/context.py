@@ -15,6 +15,7 @@ from app.config import Settings
 from app.db import Database
 from app.json_schema.pool import Pool, shared_pool
 from app.notification.lookups import Lookups, lookups_of_requests
+from app.ops.probe import WriteProbe
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 EXTENSION = "agenthub"
@@ -31,6 +32,7 @@ class Services:
     key_usage: KeyUsage = field(default_factory=KeyUsage)
     checks: Pool = field(default_factory=shared_pool)
     lookups: Lookups = field(default_factory=lambda: lookups_of_requests(threads=2))
+    write_probe: WriteProbe = field(default_factory=WriteProbe)
 
     @property
     def idempotency_retention(self) -> timedelta:

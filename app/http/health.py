@@ -10,6 +10,7 @@ import marshmallow as ma
 import orjson
 from flask import Response
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import clock
 from app.errors import NotFound
@@ -18,7 +19,8 @@ from app.http.context import services
 from app.http.problems import known_codes
 from app.http.responses import json_response
 from app.http.schemas import Schema
-from app.ops.restored import RestoredCopy, held_copy
+from app.ops.probe import FAULTS, UNAVAILABLE, code_of
+from app.ops.restored import held_copy
 from app.ops.tracks import CURRENT, read_tracks
 
 # What any request may meet before its route.
@@ -83,8 +85,19 @@ class ReadinessOut(Schema):
         allow_none=True,
         metadata={"description": "Set while the database is a restored copy that is held"},
     )
+    fault = ma.fields.String(
+        required=True,
+        allow_none=True,
+        validate=ma.validate.OneOf(FAULTS),
+        metadata={"description": "The problem code that a write would be answered with"},
+    )
 
-    example = {"status": "outdated", "tracks": [TrackOut.example], "restored_copy": None}
+    example = {
+        "status": "outdated",
+        "tracks": [TrackOut.example],
+        "restored_copy": None,
+        "fault": None,
+    }
 
 
 class ProblemCodeOut(Schema):
@@ -122,22 +135,33 @@ def health() -> Response:
 @blueprint.alt_response(503, schema=ReadinessOut(), description="Not ready")
 @blueprint.response(200, ReadinessOut())
 def readiness() -> Response:
-    """Tell whether the database is reachable and every migration track is current."""
+    """Tell whether the database takes writes and every migration track is current.
+
+    A process writes for that once a second at most, however often it is asked.
+    """
+    database = services().database
+    found: dict[str, Any] = {"tracks": [], "restored_copy": None, "fault": UNAVAILABLE}
     try:
-        with services().database.read() as connection:
+        with database.read() as connection:
             tracks = read_tracks(connection)
             copy = held_copy(connection)
-    except DBAPIError:
-        return _readiness("unavailable", [], None)
+    except (DBAPIError, PoolTimeout) as error:
+        found["fault"] = code_of(error) or UNAVAILABLE
+        return _readiness("unavailable", found)
+    if copy is not None:
+        restored_at = clock.isoformat(copy.restored_at)
+        found["restored_copy"] = {"taken_at": copy.taken_at, "restored_at": restored_at}
+    found["tracks"] = [asdict(track) for track in tracks]
+    found["fault"] = services().write_probe.fault(database)
+    if found["fault"] is not None:
+        return _readiness("unavailable", found)
     ready = all(track.state == CURRENT for track in tracks)
-    status = "ready" if ready else "outdated"
-    return _readiness(status, [asdict(track) for track in tracks], copy)
+    return _readiness("ready" if ready else "outdated", found)
 
 
-def _readiness(status: str, tracks: list[dict[str, Any]], copy: RestoredCopy | None) -> Response:
-    held = copy and {"taken_at": copy.taken_at, "restored_at": clock.isoformat(copy.restored_at)}
+def _readiness(status: str, found: dict[str, Any]) -> Response:
     return Response(
-        orjson.dumps({"status": status, "tracks": tracks, "restored_copy": held}),
+        orjson.dumps({"status": status, **found}),
         status=200 if status == "ready" else 503,
         content_type="application/json",
     )

@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from app import errors
-from app.engines import is_lock_timeout
+from app.engines import is_full, is_lock_timeout, is_read_only
+from app.files import DatabaseFileReplaced
 from app.http.context import request_id
 
 CONTENT_TYPE = "application/problem+json"
@@ -60,6 +61,28 @@ class DatabaseUnavailable(errors.Unavailable):
 
     code = "database_unavailable"
     retry_after = 2
+
+
+class StorageFull(errors.Unavailable):
+    """The database's disk is full: writes are refused until there is space, reads go on."""
+
+    code = "storage_full"
+    retry_after = 10
+
+
+class FileReplaced(errors.Unavailable):
+    """The file of the embedded database was moved, deleted or replaced while it was served, so that
+    writes into it would be lost; the operator has to put it back or to start the service anew."""
+
+    code = "database_file_replaced"
+    retry_after = 10
+
+
+class DatabaseReadOnly(errors.Unavailable):
+    """The database takes no writes at the moment; reads go on."""
+
+    code = "database_read_only"
+    retry_after = 10
 
 
 def kind_of(error: type[errors.DomainError]) -> Kind:
@@ -165,6 +188,12 @@ def _database_problem(error: Exception) -> Response:
         return domain_problem(
             DatabaseBusy("other writes held the database for too long; nothing was changed")
         )
+    if isinstance(error, DatabaseFileReplaced):
+        return domain_problem(FileReplaced("the database's file is gone; nothing was changed"))
+    if is_full(error):
+        return domain_problem(StorageFull("the database's disk is full; nothing was changed"))
+    if is_read_only(error):
+        return domain_problem(DatabaseReadOnly("the database takes no writes; nothing was changed"))
     # A connection lost during COMMIT leaves open whether the write happened; its key settles that.
     return domain_problem(
         DatabaseUnavailable(

@@ -14,6 +14,7 @@ from app.access.pepper import known_pepper, load_pepper
 from app.access.service import list_keys
 from app.config import Settings, SettingsError
 from app.db import Database
+from app.ops.probe import READ_ONLY, STORAGE_FULL, find_fault
 from app.ops.restored import ACTIVATE, held_copy
 from app.ops.tracks import CURRENT, read_tracks
 
@@ -34,13 +35,14 @@ def examine(settings: Settings) -> list[Finding]:
     """Look at everything a running service needs; never raises for what it finds."""
     findings = [*_settings(settings), _disk(settings)]
     if settings.is_sqlite and not Path(settings.url.database or "").exists():
-        return [*findings, Finding("database", False, "does not exist yet", "agenthub up")]
+        return [*findings, _absent(settings)]
     database = Database(settings)
     try:
         with database.read() as connection:
             findings.append(_database(connection, settings))
             tracks = list(_tracks(connection))
             findings += tracks
+            findings.append(_writes(database))
             findings += _restored(connection)
             if all(track.ok for track in tracks):
                 findings.append(_keys(connection, settings))
@@ -63,6 +65,28 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     else:
         source = "AGENTHUB_KEY_PEPPER" if settings.key_pepper else "file in the data directory"
         yield Finding("key pepper", True, source)
+
+
+def _absent(settings: Settings) -> Finding:
+    path = settings.url.database
+    if Path(f"{path}-wal").exists():
+        detail = f"{path} is gone, but its -wal is there: it was moved while it was served"
+        return Finding("database", False, detail, "stop the service and put the file back")
+    return Finding("database", False, "does not exist yet", "agenthub up")
+
+
+_WRITES = {
+    STORAGE_FULL: ("the disk is full", "make space"),
+    READ_ONLY: ("the database takes no writes", "look at its permissions, or for the primary"),
+}
+
+
+def _writes(database: Database) -> Finding:
+    fault = find_fault(database)
+    if fault is None:
+        return Finding("writes", True, "are taken")
+    detail, remedy = _WRITES.get(fault, ("are not taken", "look at the database's log"))
+    return Finding("writes", False, detail, remedy)
 
 
 def _disk(settings: Settings) -> Finding:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.config import Settings, SettingsError
+from app.files import serve_only
 from app.ops.tracks import OutdatedSchema
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ def serve(settings: Settings) -> None:
 
     A worker that dies is replaced; raises ``StartFailed`` when one cannot serve at all.
     """
+    if settings.is_sqlite:
+        serve_only(settings.url)
     Supervisor(settings).run()
 
 

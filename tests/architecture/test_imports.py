@@ -23,6 +23,7 @@ FOUNDATION = {
     "app.engines",
     "app.errors",
     "app.exits",
+    "app.files",
     "app.ids",
     "app.json_schema",
     "app.json_schema.evaluation",

@@ -68,7 +68,7 @@ def operational(original: Exception) -> OperationalError:
         (RuntimeError("hidden"), 500, "internal_server_error"),
         (KeyError("hidden"), 500, "internal_server_error"),
         (operational(psycopg.errors.AdminShutdown("hidden")), 503, "database_unavailable"),
-        (operational(sqlite3.OperationalError("disk hidden")), 503, "database_unavailable"),
+        (operational(sqlite3.OperationalError("disk hidden")), 503, "storage_full"),
         (InterfaceError("hidden", None, Exception("hidden")), 503, "database_unavailable"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_full_disk_is_a_clean_refusal(acme: Api, services: Services) -> None:
         answer = acme.post("/v1/agents", body, idempotency_key=f"k{number}")
         codes.add(answer.status_code)
         if answer.status_code != 200:
-            assert answer.get_json()["code"] == "database_unavailable"
+            assert answer.get_json()["code"] == "storage_full"
             break
         before = contents(services.database)
     assert 503 in codes

@@ -228,6 +228,11 @@ class Settings:
     idempotency_body_hours: int = _setting(
         72, _integer(24, 24 * 365), "how long the answer to a write can be replayed"
     )
+    clock_tolerance_seconds: int = _setting(
+        600,
+        _integer(0, 86_400),
+        "how far the clock may be from where it has to be before writes are refused; 0: any",
+    )
     lock_timeout_ms: int = _setting(
         5000, _integer(1, 600_000), "how long a write waits for a lock before it is refused"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from app.clock import ClockWatch
 from app.config import Settings
 from app.engines import postgresql_engines, sqlite_engines
 from app.files import OpenedFile
@@ -88,6 +89,7 @@ class Database:
         self.settings = settings
         make_engines = sqlite_engines if settings.is_sqlite else postgresql_engines
         self.writer, self.reader = make_engines(settings)
+        self.clock_watch = ClockWatch(timedelta(seconds=settings.clock_tolerance_seconds))
         self._file = OpenedFile(settings.url) if settings.is_sqlite else None
         if self._file is not None:
             self._file.watch(self.writer, self.reader)
@@ -104,8 +106,10 @@ class Database:
 
         What ``after_commit`` was given is done after the commit, and cannot fail it. On SQLite the
         write lock is taken at the first statement; ``OperationalError`` is raised when it is not
-        free within ``lock_timeout_ms``.
+        free within ``lock_timeout_ms``. What is written depends on the clock: ``ClockImplausible``
+        is raised while that cannot be right.
         """
+        self.clock_watch.require()
         with Session(self.writer, expire_on_commit=False) as session, session.begin():
             yield session
         for function in session.info.get(AFTER_COMMIT, ()):

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uuid_utils
 
+_lock = threading.Lock()
+_last = 0
+
 
 def _uuid7() -> str:
-    return str(uuid_utils.uuid7())
+    global _last
+    made = uuid_utils.uuid7().int
+    with _lock:
+        if made <= _last:
+            # RFC 9562, section 6.2, method 2: the clock was set back, so the last one is increased.
+            made = _last + 1 + secrets.randbits(32)
+        _last = made
+    return str(uuid_utils.UUID(int=made))
+
+
+def go_on_after(stored: str | None) -> None:
+    """Make only ids that are above a stored one from now on, whatever the clock says.
+
+    Lists go by them, so that what is new is never behind what is old.
+    """
+    global _last
+    if stored is not None:
+        with _lock:
+            _last = max(_last, uuid_utils.UUID(stored).int)
 
 
 _source: Callable[[], str] = _uuid7
 
 
 def new_id() -> str:
-    """Return a new UUIDv7 (RFC 9562) as text: unique, and ordered by creation time."""
+    """Return a new UUIDv7 (RFC 9562) as text: unique, and above all that this process made."""
     return _source()
 
 

@@ -16,6 +16,7 @@ from app.http.context import EXTENSION, Services
 from app.logs import configure_logging
 from app.ops.deliverer import Deliverer
 from app.ops.maintenance import Maintenance, RateSharing, Sweeper, keep_house
+from app.ops.timekeeping import continue_ids, watch_clock
 from app.ops.tracks import require_current
 
 
@@ -34,6 +35,8 @@ def application() -> Flask:
     try:
         with services.database.read() as connection:
             require_current(connection)
+            continue_ids(connection)
+            watch_clock(services.database, connection)
     except (OperationalError, InterfaceError) as error:
         log.warning("database.unavailable", error=str(error.orig))
     keep_house(

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app import clock, ids
-from app.delegation import breaker, lifecycle, payloads, policy
+from app.delegation import breaker, lifecycle, payloads, policy, queries
 from app.delegation.acceptance import (
     Rules,
     check_terms,
@@ -110,10 +110,11 @@ def create(
         },
     )
     now = clock.now()
+    moment = queries.next_moment(session, now)
     results: list[Created | DomainError] = []
     for request in admitted:
         if isinstance(request, Admitted):
-            results.append(_caught(_open, actor, request, balances, now))
+            results.append(_caught(_open, actor, request, balances, now, moment))
         else:
             results.append(request)
     _write(session, actor, [result for result in results if isinstance(result, Created)])
@@ -234,7 +235,9 @@ def _party(parties: Mapping[str, Party], agent_id: str) -> Party:
     return parties[agent_id]
 
 
-def _open(actor: Actor, request: Admitted, balances: dict[str, int], now: datetime) -> Created:
+def _open(
+    actor: Actor, request: Admitted, balances: dict[str, int], now: datetime, moment: datetime
+) -> Created:
     """Hold the estimate and, inline, do all the rest; ``balances`` is left as it is then.
 
     Raises ``InsufficientFunds``.
@@ -247,7 +250,7 @@ def _open(actor: Actor, request: Admitted, balances: dict[str, int], now: dateti
             balance_usd=to_usd(balances[payer]),
             needed_usd=to_usd(estimate),
         )
-    created = _offer(actor, request, now)
+    created = _offer(actor, request, now, moment)
     balances[payer] -= estimate
     if created.row["execution"] == lifecycle.INLINE:
         _run_inline(actor, request, created, balances, now)
@@ -279,7 +282,7 @@ _UNTOUCHED = {
 }
 
 
-def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
+def _offer(actor: Actor, request: Admitted, now: datetime, moment: datetime) -> Created:
     body, delegate = request.body, request.delegate
     delegation_id = ids.new_id()
     estimate = body["estimated_cost_usd"]
@@ -312,8 +315,8 @@ def _offer(actor: Actor, request: Admitted, now: datetime) -> Created:
         "delegate_min_deadline_seconds": request.min_deadline_seconds,
         "review_seconds": body["review_within_seconds"],
         "due_at": now + timedelta(seconds=body["accept_within_seconds"]),
-        "created_at": now,
-        "updated_at": now,
+        "created_at": moment,
+        "updated_at": moment,
     }
     movement = Movement("hold", f"hold:{delegation_id}", [hold], delegation_id)
     created = Created(row, [], [movement])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -244,6 +244,19 @@ def _live_run(owner_id: str | None, filters: list[ColumnElement[bool]], limit: i
     )
     run = select(live.c.id).order_by(live.c.created_at.desc(), live.c.id.desc()).limit(limit)
     return select(run.subquery().c.id)
+
+
+_newest = Statement(select(func.max(Delegation.created_at).label("created_at")))
+
+
+def next_moment(session: Session, now: datetime) -> datetime:
+    """Return when a delegation counts as created that is made now: after every one there is.
+
+    Lists are in the order of creation. A clock that was set back would put what is new behind what
+    is old, so time stands still here until the clock is past the last one again.
+    """
+    newest = _newest.first(session, {}).created_at
+    return now if newest is None or newest < now else newest + timedelta(microseconds=1)
 
 
 def find_window(

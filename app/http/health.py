@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import marshmallow as ma
 import orjson
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app import clock
+from app.clock import ClockImplausible
 from app.errors import NotFound
 from app.http.blueprint import Blueprint, refuse_query
 from app.http.context import services
@@ -21,6 +22,7 @@ from app.http.responses import json_response
 from app.http.schemas import Schema
 from app.ops.probe import FAULTS, UNAVAILABLE, code_of
 from app.ops.restored import held_copy
+from app.ops.timekeeping import watch_clock
 from app.ops.tracks import CURRENT, read_tracks
 
 # What any request may meet before its route.
@@ -88,15 +90,22 @@ class ReadinessOut(Schema):
     fault = ma.fields.String(
         required=True,
         allow_none=True,
-        validate=ma.validate.OneOf(FAULTS),
+        validate=ma.validate.OneOf((*FAULTS, ClockImplausible.code)),
         metadata={"description": "The problem code that a write would be answered with"},
     )
 
-    example = {
+    clock_fault = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Why the clock cannot be right; writes are refused until it is"},
+    )
+
+    example: ClassVar[dict[str, Any]] = {
         "status": "outdated",
         "tracks": [TrackOut.example],
         "restored_copy": None,
         "fault": None,
+        "clock_fault": None,
     }
 
 
@@ -140,11 +149,19 @@ def readiness() -> Response:
     A process writes for that once a second at most, however often it is asked.
     """
     database = services().database
-    found: dict[str, Any] = {"tracks": [], "restored_copy": None, "fault": UNAVAILABLE}
+    found: dict[str, Any] = {
+        "tracks": [],
+        "restored_copy": None,
+        "fault": UNAVAILABLE,
+        "clock_fault": None,
+    }
     try:
         with database.read() as connection:
             tracks = read_tracks(connection)
             copy = held_copy(connection)
+            is_current = all(track.state == CURRENT for track in tracks)
+            if is_current:
+                watch_clock(database, connection)
     except (DBAPIError, PoolTimeout) as error:
         found["fault"] = code_of(error) or UNAVAILABLE
         return _readiness("unavailable", found)
@@ -152,11 +169,14 @@ def readiness() -> Response:
         restored_at = clock.isoformat(copy.restored_at)
         found["restored_copy"] = {"taken_at": copy.taken_at, "restored_at": restored_at}
     found["tracks"] = [asdict(track) for track in tracks]
-    found["fault"] = services().write_probe.fault(database)
+    found["clock_fault"] = database.clock_watch.fault()
+    if found["clock_fault"] is not None:
+        found["fault"] = ClockImplausible.code
+    else:
+        found["fault"] = services().write_probe.fault(database)
     if found["fault"] is not None:
         return _readiness("unavailable", found)
-    ready = all(track.state == CURRENT for track in tracks)
-    return _readiness("ready" if ready else "outdated", found)
+    return _readiness("ready" if is_current else "outdated", found)
 
 
 def _readiness(status: str, found: dict[str, Any]) -> Response:

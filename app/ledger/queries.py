@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -22,10 +23,25 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.ledger.errors import AccountNotFound, TransactionNotFound
-from app.ledger.models import Account, Posting, Transaction
+from app.ledger.models import Account, MeteringEvent, Posting, Transaction
 
 Reader = Connection | Session
 AnyRow = Row[*tuple[Any, ...]]
+
+
+def newest_time(reader: Reader) -> datetime | None:
+    """Return the time that was stored last with a transaction or a metering event, if any was.
+
+    The last by number, not the latest: a clock that was wrong for a moment is soon forgotten.
+    """
+    newest = [
+        reader.execute(select(at).order_by(seq.desc()).limit(1)).scalar_one_or_none()
+        for at, seq in (
+            (Transaction.created_at, Transaction.seq),
+            (MeteringEvent.recorded_at, MeteringEvent.seq),
+        )
+    ]
+    return max((at for at in newest if at is not None), default=None)
 
 
 def _sum_of(side: Any) -> Any:

@@ -13,6 +13,7 @@ from app import clock
 from app.access.limits import RateLimiter
 from app.access.service import KeyUsage
 from app.access.sessions import forget_over
+from app.clock import ClockImplausible
 from app.db import Database
 from app.delegation.queries import list_overdue
 from app.delegation.transitions import close_overdue
@@ -22,6 +23,7 @@ from app.idempotency.service import drop_expired_bodies
 from app.ledger.seals import seal_pending
 from app.notification.deliveries import prune
 from app.ops.restored import held_copy
+from app.ops.timekeeping import watch_clock
 
 MAINTENANCE_SECONDS = 30.0
 SWEEP_SECONDS = 2.0
@@ -60,12 +62,14 @@ class Periodic(ABC):
             self.run_once()
 
     def run_once(self) -> None:
-        """Do one round; a database that is away only postpones it."""
+        """Do one round; a database that is away, or a clock that is wrong, only postpones it."""
+        name = type(self).__name__.lower()
         try:
             self.round()
         except SQLAlchemyError as error:
-            name = type(self).__name__.lower()
             log.warning(f"{name}.postponed", error=str(error.__cause__ or error))
+        except ClockImplausible as error:
+            log.warning(f"{name}.postponed", error=error.detail)
 
     @abstractmethod
     def round(self) -> None:
@@ -154,8 +158,11 @@ def sweep(database: Database) -> list[str]:
     """Close every overdue delegation, each in a transaction of its own; return their ids.
 
     Asks without a lock what is overdue. One that cannot be closed is logged and holds up no other.
-    In a restored copy that is held nothing is closed.
+    In a restored copy that is held nothing is closed. Raises ``ClockImplausible``.
     """
+    with database.read() as connection:
+        watch_clock(database, connection)
+    database.clock_watch.require()
     closed: list[str] = []
     while True:
         with database.read() as connection:

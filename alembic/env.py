@@ -7,6 +7,7 @@ command that changes the database holds a lock so that several servers may start
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 from functools import partial
@@ -35,6 +36,9 @@ try:
 except SettingsError as error:
     raise CommandError(str(error)) from None
 metadata = scopes.metadata()
+if hasattr(config.cmd_opts, "cmd"):
+    # A process of its own: what it writes, its owner alone reads.
+    os.umask(0o077)
 # Revisions import nothing of the application; one that needs the pepper calls this.
 config.attributes["known_pepper"] = partial(known_pepper, settings)
 

@@ -87,6 +87,8 @@ def main() -> None:
 
     Settings are read from AGENTHUB_* variables; `agenthub doctor` shows them.
     """
+    # What any command or server writes, its owner alone reads.
+    os.umask(0o077)
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -168,8 +170,7 @@ def _tell_of_copy(database: Database) -> None:
 
 
 def _serve(settings: Settings) -> None:
-    host = "localhost" if settings.listens_everywhere else settings.host
-    address = f"http://{host}:{settings.port}"
+    address = settings.link
     where = settings.url.render_as_string(hide_password=True)
     console.print(
         f"AgentHub serves {where}\n  API      {address}/v1\n  docs     {address}/docs\n"

@@ -309,6 +309,14 @@ class Settings:
         return self.host in ("", "0.0.0.0", "::")  # noqa: S104 (compared, not listened on)
 
     @property
+    def link(self) -> str:
+        """The URL at which a browser on this machine reaches the server (RFC 3986, RFC 6874)."""
+        host = "localhost" if self.listens_everywhere else self.host
+        if ":" in host:
+            host = f"[{host.replace('%', '%25')}]"
+        return f"http://{host}:{self.port}"
+
+    @property
     def anonymous_limit(self) -> int:
         """How many requests without a valid key an address may make in a minute; 0: any number."""
         given = self.anonymous_limit_per_minute

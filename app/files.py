@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import URL, event
@@ -21,6 +23,27 @@ _WAL = "agenthub.wal"
 
 class DatabaseFileReplaced(OperationalError):
     """The database's path no longer leads to the file that was opened; nothing is written."""
+
+
+def make_private_file(url: URL) -> None:
+    """Make the file of a database that has none, so that only its owner reads it.
+
+    SQLite gives its log and its index the mode of the file.
+    """
+    if "uri" not in url.query:
+        with suppress(OSError):
+            # What SQLite cannot open either, it tells itself.
+            os.close(os.open(url.database or "", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def find_open_files(paths: Iterable[Path]) -> list[Path]:
+    """Return those of the paths that others than their owner may read or write."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            if os.stat(path).st_mode & 0o077:
+                found.append(path)
+    return found
 
 
 # The file that this server began with, which its workers inherit however late they are started.

@@ -71,3 +71,18 @@ def test_an_error_shows_no_password() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({"AGENTHUB_DATABASE_URL": "mysql://u:hunter22@db/agenthub"})
     assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "link"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("hub.internal", "http://hub.internal:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("fe80::1%eth0", "http://[fe80::1%25eth0]:8080"),
+        ("::", "http://localhost:8080"),
+        ("0.0.0.0", "http://localhost:8080"),
+    ],
+)
+def test_a_link_to_the_server_is_a_url(host: str, link: str) -> None:
+    assert Settings(host=host).link == link

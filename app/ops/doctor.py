@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.access.pepper import known_pepper, load_pepper
-from app.access.service import list_keys
+from app.access.pepper import PEPPER_FILE, known_pepper, load_pepper
+from app.access.service import ADMIN_KEY_FILE, list_keys
 from app.config import Settings, SettingsError
 from app.db import Database
+from app.files import find_open_files
 from app.ops.probe import READ_ONLY, STORAGE_FULL, find_fault
 from app.ops.restored import ACTIVATE, held_copy
+from app.ops.snapshot.listing import list_files
 from app.ops.tracks import CURRENT, read_tracks
 
 MIN_FREE_BYTES = 512 * 1024 * 1024
@@ -33,7 +36,7 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything a running service needs; never raises for what it finds."""
-    findings = [*_settings(settings), _disk(settings)]
+    findings = [*_settings(settings), _disk(settings), _files(settings)]
     if settings.is_sqlite and not Path(settings.url.database or "").exists():
         return [*findings, _absent(settings)]
     database = Database(settings)
@@ -87,6 +90,24 @@ def _writes(database: Database) -> Finding:
         return Finding("writes", True, "are taken")
     detail, remedy = _WRITES.get(fault, ("are not taken", "look at the database's log"))
     return Finding("writes", False, detail, remedy)
+
+
+def _files(settings: Settings) -> Finding:
+    """Look at who may read what holds tasks, answers and the hashes of keys."""
+    paths = [settings.data_dir / name for name in (PEPPER_FILE, ADMIN_KEY_FILE)]
+    if settings.database_url is None:
+        paths.append(settings.data_dir)
+    if settings.is_sqlite:
+        paths += [Path(f"{settings.url.database}{end}") for end in ("", "-wal", "-shm")]
+    if settings.snapshot_dir is not None:
+        paths += list_files(settings.snapshot_dir)
+    found = find_open_files(paths)
+    if not found:
+        return Finding("files", True, "only their owner reads them")
+    names = ", ".join(str(path) for path in found[:5])
+    detail = f"others may read {names}" + (f" and {len(found) - 5} more" if found[5:] else "")
+    remedy = "chmod go= " + " ".join(shlex.quote(str(path)) for path in found[:5])
+    return Finding("files", False, detail, remedy)
 
 
 def _disk(settings: Settings) -> Finding:

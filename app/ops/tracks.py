@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from app.config import Settings
 from app.engines import begin_immediate, configure_sqlite
+from app.files import make_private_file
 from app.ops.journal import JOURNAL
 from app.scopes import SCOPES, metadata, scope_of_table
 
@@ -192,6 +193,7 @@ def migration_engine(settings: Settings, *, exclusive: bool) -> sa.Engine:
         )
     if settings.database_url is None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_file(settings.url)
     engine = sa.create_engine(
         settings.url, poolclass=sa.NullPool, connect_args={"isolation_level": None}
     )

@@ -49,6 +49,25 @@ def test_a_webhook_is_told_of_what_it_subscribed_to_and_its_receiver_can_verify_
         Webhook(webhook["secret"]).verify(body + b" ", headers)
 
 
+def test_no_name_is_looked_up_for_a_webhook_of_others(
+    acme: Api,
+    globex: Api,
+    receiver: Receiver,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webhook = subscribe(acme, receiver.url)
+    asked = []
+    monkeypatch.setattr(services.lookups, "resolve", lambda *target, **_: asked.append(target))
+    change = {"url": "https://slow.example/hook"}
+    for webhook_id in (webhook["id"], ID):
+        refused = globex.request("PATCH", f"{WEBHOOKS}/{webhook_id}", json=change)
+        assert (refused.status_code, refused.get_json()["code"]) == (404, "webhook_not_found")
+    assert asked == []
+    assert acme.request("PATCH", f"{WEBHOOKS}/{webhook['id']}", json=change).status_code == 200
+    assert len(asked) == 1
+
+
 def test_owners_are_told_of_their_own_agents_only(
     acme: Api, globex: Api, receiver: Receiver, deliver: Deliver
 ) -> None:

@@ -36,6 +36,9 @@ PATIENCE_SECONDS = 0.1
 # a check, so that even then it has an end.
 WALL_FACTOR = 3
 LEAST_SECONDS = 0.001
+LEAST_SHARE = 0.5
+"""A check that took less of its request's budget is not to blame for its end."""
+
 MAX_WAITING = 8
 """At most this many requests of one owner wait for a process."""
 
@@ -95,7 +98,7 @@ class _Process:
         self._process.stdout.readline()
         self.is_fresh = True
         self.compiled = False
-        self._is_late = False
+        self.is_late = False
 
     @property
     def pid(self) -> int:
@@ -106,9 +109,9 @@ class _Process:
         return self._process.poll() is None
 
     @property
-    def out_of_time(self) -> bool:
-        """Whether what was asked last has reached its limit of time, of which there are two."""
-        return self._is_late or self._process.wait() == -signal.SIGPROF
+    def is_out_of_time(self) -> bool:
+        """Whether the process has ended at its limit of computing time."""
+        return self._process.wait() == -signal.SIGPROF
 
     def ask(self, request: dict[str, Any], until: float) -> dict[str, Any] | None:
         """Return the reply, None if the process ended instead or did not answer in time."""
@@ -125,7 +128,7 @@ class _Process:
             while not received.removeprefix(COMPILED).endswith(b"\n"):
                 left = until - time.monotonic()
                 if left <= 0 or not select.select([reads], [], [], left)[0]:
-                    self._is_late = True
+                    self.is_late = True
                     return None
                 part = os.read(reads.fileno(), 1 << 20)
                 if not part:
@@ -284,6 +287,7 @@ class _Turn:
         self._left = pool.seconds
         self._until = time.monotonic() + pool.seconds * WALL_FACTOR
         self._compiled = False
+        self._share = 0.0
         self.process = process
 
     def check(self, check: Check) -> Found | Stopped:
@@ -291,15 +295,15 @@ class _Turn:
         # An earlier one in the same request may have been the first of its kind.
         if self._pool.is_costly(self._owner_id, check):
             return self._pool.too_much
-        before = self._left
         found = self.ask({"schema": check.schema, "value": check.value})
         # A check that others left little time is no reason to refuse its like.
-        if isinstance(found, Stopped) and before >= self._pool.seconds / 2:
+        if isinstance(found, Stopped) and self._share >= LEAST_SHARE:
             self._pool.remember(self._owner_id, check, whatever_value=not self._compiled)
         return found
 
     def ask(self, request: dict[str, Any]) -> Found | Stopped:
         """Have a request answered within what is left of the budget."""
+        self._share = 0.0
         while self._left > LEAST_SECONDS:
             process = self._get_process()
             was_fresh, began = process.is_fresh, time.monotonic()
@@ -309,13 +313,24 @@ class _Turn:
                 found: Found = reply["found"]
                 return found
             self._compiled = process.compiled
-            took = time.monotonic() - began
-            self._left = 0 if process.out_of_time else self._left - took
+            self._charge(process, time.monotonic() - began)
             self.end_process()
             # What earlier checks left in a process may have been what was too much for it.
             if was_fresh:
                 break
         return self._pool.too_much
+
+    def _charge(self, process: _Process, took: float) -> None:
+        """Take what a check that reached a limit used from the budget, and note its share of it."""
+        if process.is_late:
+            self._share = took / (self._pool.seconds * WALL_FACTOR)
+            self._left = 0
+        elif process.is_out_of_time:
+            self._share = self._left / self._pool.seconds
+            self._left = 0
+        else:
+            self._share = 1.0
+            self._left -= took
 
     def _get_process(self) -> _Process:
         if self.process is not None and not self.process.is_alive:

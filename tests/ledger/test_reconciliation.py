@@ -152,7 +152,7 @@ def test_over_http(book: Book, operator: Api, acme: Api) -> None:
     document = operator.get("/v1/ledger/reconciliation").get_json()
     assert document["clean"] is True
     assert [rule["number"] for rule in document["rules"]] == [
-        f"R{number}" for number in range(1, 12)
+        f"R{number}" for number in range(1, 13)
     ]
     assert all(rule["findings"] == [] for rule in document["rules"])
     book.tamper(f"UPDATE ledger_accounts SET credits_micros = 101 WHERE id = '{A}'")

@@ -86,7 +86,7 @@ def test_only_settings_read_the_environment(module: str) -> None:
     text = MODULES[module].read_text()
     reads = "os.environ" in text or "os.getenv" in text
     # The command line puts its options where worker processes read their settings.
-    assert not reads or module in ("app.config", "app.cli")
+    assert not reads or module in ("app.config", "app.commands")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -146,7 +146,7 @@ def test_only_a_scopes_commands_know_the_terminal(module: str) -> None:
 def test_only_the_whole_knows_the_edges(module: str) -> None:
     # Nobody reuses a view or a command: what two edges need is in a service or in queries.
     edges = {name.rpartition(".")[2] for name in imports(module) if scope_of(name)} & set(EDGE)
-    assert edges <= {"app": {"blueprint"}, "app.cli": {"commands"}}.get(module, set())
+    assert edges <= {"app": {"blueprint"}, "app.commands": {"commands"}}.get(module, set())
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if scope_of(name)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
+from app.cli import COMMANDS, main
 from app.config import CLIENT_VARIABLES, PREFIX, Settings
 from tests.conftest import PEPPER
 from tests.migrations.project import ROOT, alembic
@@ -43,11 +45,35 @@ def require_known(arguments: list[str]) -> None:
     for argument in arguments:
         options |= {name for parameter in command.params for name in parameter.opts}
         if isinstance(command, click.Group) and not argument.startswith("-"):
-            assert argument in command.commands, f"no command {argument!r}: {arguments}"
-            command = command.commands[argument]
+            found = command.get_command(click.Context(command), argument)
+            assert found is not None, f"no command {argument!r}: {arguments}"
+            command = found
         elif argument.startswith("-"):
             known = options | {"--help"} | {n for p in command.params for n in p.opts}
             assert argument.partition("=")[0] in known, f"no option {argument!r}: {arguments}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_summary_of_a_command_is_what_it_says_itself(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.name == name
+    said = " ".join((command.help or "").split())
+    assert (said + " ").startswith(COMMANDS[name].summary + " ")
+
+
+def test_help_loads_no_command() -> None:
+    program = (
+        "import sys; from app.cli import main; main(['--help'], standalone_mode=False);"
+        " sys.exit(bool({'sqlalchemy', 'flask', 'alembic', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name, (_, summary) in COMMANDS.items():
+        assert name in done.stdout
+        assert summary.split()[-1] in done.stdout
 
 
 @pytest.mark.parametrize("page", [*PAGES, *UNITS], ids=lambda page: page.name)

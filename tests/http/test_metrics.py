@@ -286,5 +286,5 @@ def test_dashboard_and_alerts_use_what_there_is(acme: Api, operator: Api) -> Non
 
 
 def test_the_command_loads_nothing_that_counts_before_its_server_has_a_folder() -> None:
-    program = "import sys, app.cli; sys.exit('prometheus_client' in sys.modules)"
+    program = "import sys, app.commands; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

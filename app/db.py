@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     DateTime,
     Dialect,
@@ -22,7 +23,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.functions import FunctionElement
 
 from app.clock import ClockWatch
 from app.config import Settings
@@ -76,6 +79,39 @@ def bytewise(length: int) -> String:
     use the locale the cluster was created with.
     """
     return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+# The largest number that a column of either database holds.
+MAX_INTEGER = 2**63 - 1
+
+
+class bounded_sum(FunctionElement[int]):
+    """The exact sum of integers; ``MAX_INTEGER`` where it would be more, NULL where there is none.
+
+    SQLite's own sum ends in an error there, and PostgreSQL's is of a type that holds any number.
+    """
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(bounded_sum)
+def _bounded_sum(element: Any, compiler: Any, **options: Any) -> str:
+    term = compiler.process(element.clauses, **options)
+    return (
+        f"CAST(CASE WHEN sum({term}) > {MAX_INTEGER} THEN {MAX_INTEGER} ELSE sum({term}) END"
+        " AS BIGINT)"
+    )
+
+
+@compiles(bounded_sum, "sqlite")
+def _bounded_sum_of_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    term = compiler.process(element.clauses, **options)
+    # Halves whose sums stay small; total() is not exact, and nothing can be above its bound here.
+    return (
+        f"CASE WHEN total({term}) >= 9.2233720368e18 THEN {MAX_INTEGER}"
+        f" ELSE sum({term} / 1000000000) * 1000000000 + sum({term} % 1000000000) END"
+    )
 
 
 class Database:

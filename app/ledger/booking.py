@@ -8,16 +8,19 @@ suffice. Whoever catches a refusal has to roll back to before the call.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Integer, String, column, func, select, text
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
-from app.db import Base
-from app.ledger.errors import InsufficientFunds, TransactionExists
+from app.db import MAX_INTEGER, Base
+from app.ledger.errors import AccountFull, InsufficientFunds, TransactionExists
 from app.ledger.models import Account, Posting, Transaction
 from app.statements import RowInsert, Statement, is_one_of, recordset, to_json
 
+# SQLSTATE numeric_value_out_of_range.
+OUT_OF_RANGE = "22003"
 Rows = list[dict[str, Any]]
 
 
@@ -35,7 +38,7 @@ class Booking:
 
 
 def write(session: Session, booking: Booking) -> None:
-    """Write a booking. Raises ``TransactionExists`` and ``InsufficientFunds``."""
+    """Write a booking. Raises ``TransactionExists``, ``InsufficientFunds`` and ``AccountFull``."""
     if session.connection().dialect.name == "sqlite":
         _write_sqlite(session, booking)
     else:
@@ -59,6 +62,10 @@ def _refuse_repetition(session: Session, booking: Booking) -> None:
 
 def _refuse_overdraft(account_id: str) -> None:
     raise InsufficientFunds(f"the balance of {account_id} does not cover the amount")
+
+
+def _refuse_excess(account_id: str) -> NoReturn:
+    raise AccountFull(f"the sums of {account_id} cannot hold the amount")
 
 
 _accounts, _transactions, _postings = (
@@ -135,15 +142,20 @@ _write = Statement(text(_POSTGRESQL).columns(booked=Integer, short=String))
 
 
 def _write_postgresql(session: Session, booking: Booking) -> None:
-    done = _write.first(
-        session,
-        {
-            "accounts": to_json(booking.accounts),
-            "transactions": to_json(booking.transactions),
-            "posting": to_json(booking.postings),
-            "now": booking.transactions[0]["created_at"],
-        },
-    )
+    try:
+        done = _write.first(
+            session,
+            {
+                "accounts": to_json(booking.accounts),
+                "transactions": to_json(booking.transactions),
+                "posting": to_json(booking.postings),
+                "now": booking.transactions[0]["created_at"],
+            },
+        )
+    except DataError as error:
+        if getattr(error.orig, "sqlstate", None) != OUT_OF_RANGE:
+            raise
+        _refuse_excess(" or ".join(row["id"] for row in booking.accounts if row["credits_micros"]))
     if done.booked < len(booking.transactions):
         _refuse_repetition(session, booking)
     if done.short is not None:
@@ -192,6 +204,8 @@ def _write_sqlite(session: Session, booking: Booking) -> None:
         debits, credits_ = row["debits_micros"], row["credits_micros"]
         if found is not None:
             debits, credits_ = debits + found.debits_micros, credits_ + found.credits_micros
+        if credits_ > MAX_INTEGER:
+            _refuse_excess(row["id"])
         if credits_ < debits:
             _refuse_overdraft(row["id"])
         if found is None:

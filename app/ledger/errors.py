@@ -9,6 +9,13 @@ class InsufficientFunds(Refused):
     code = "insufficient_funds"
 
 
+class AccountFull(Conflict):
+    """The sums of an account hold at most 9223372036854.775807 USD over all time; no movement that
+    goes beyond is made."""
+
+    code = "ledger_account_full"
+
+
 class TransactionExists(Conflict):
     """This movement of money has happened already."""
 

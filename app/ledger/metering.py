@@ -20,7 +20,6 @@ from sqlalchemy import (
     String,
     Subquery,
     bindparam,
-    cast,
     func,
     select,
     tuple_,
@@ -30,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from app import clock, ids
 from app.canonical import canonical_json
-from app.db import Base
+from app.db import Base, bounded_sum
 from app.ledger import models
 from app.ledger.errors import MeteringEventReused
 from app.ledger.queries import AnyRow, Reader
@@ -251,7 +250,7 @@ def metered_by_delegation() -> Subquery:
     return (
         select(
             _events.c.delegation_id,
-            cast(func.sum(_events.c.cost_micros), BigInteger).label("metered_micros"),
+            bounded_sum(_events.c.cost_micros).label("metered_micros"),
             func.count().label("events"),
         )
         .where(_events.c.delegation_id.is_not(None))

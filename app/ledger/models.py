@@ -39,6 +39,8 @@ class Account(Base):
     __table_args__ = (
         CheckConstraint("kind IN ('agent', 'escrow', 'system')", name="kind_known"),
         CheckConstraint("debits_micros >= 0 AND credits_micros >= debits_micros", name="overdraft"),
+        # SQLite would go on with a number that is not exact; 2**63 - 1 is the largest that is.
+        CheckConstraint("credits_micros <= 9223372036854775807", name="exact"),
         CheckConstraint(
             "kind <> 'system' OR (debits_micros = 0 AND credits_micros = 0)", name="system_derived"
         ),

@@ -7,14 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Result,
     Row,
     Select,
     bindparam,
     case,
-    cast,
     func,
     or_,
     select,
@@ -22,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from app.db import bounded_sum
 from app.ledger.errors import AccountNotFound, TransactionNotFound
 from app.ledger.models import Account, MeteringEvent, Posting, Transaction
 
@@ -47,7 +46,7 @@ def newest_time(reader: Reader) -> datetime | None:
 def _sum_of(side: Any) -> Any:
     """Sum the postings of an account on one side."""
     return (
-        select(cast(func.coalesce(func.sum(Posting.amount_micros), 0), BigInteger))
+        select(func.coalesce(bounded_sum(Posting.amount_micros), 0))
         .where(side == Account.id)
         .correlate(Account)
         .scalar_subquery()
@@ -217,8 +216,7 @@ def sum_flows(reader: Reader, account_id: str, first_seq: int, last_seq: int) ->
     """Return what left an account and what entered it in a range of numbers, in micro-USD."""
 
     def total(side: Any) -> int:
-        amount = func.coalesce(func.sum(Posting.amount_micros), 0)
-        statement = select(cast(amount, BigInteger)).where(
+        statement = select(func.coalesce(bounded_sum(Posting.amount_micros), 0)).where(
             side == account_id, Posting.seq.between(first_seq, last_seq)
         )
         return int(reader.execute(statement).scalar_one())
@@ -243,7 +241,7 @@ def closing_payments() -> Select[*tuple[Any, ...]]:
         select(
             Transaction.delegation_id,
             Posting.credit_account.label("account"),
-            cast(func.sum(Posting.amount_micros), BigInteger).label("amount"),
+            bounded_sum(Posting.amount_micros).label("amount"),
         )
         .join(Posting, Posting.seq == Transaction.seq)
         .where(Transaction.kind.in_(("close", "release")))

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, cast, func, or_, select, union_all
 
+from app.db import bounded_sum
 from app.ledger.models import Account, Posting, Transaction
 from app.ledger.queries import Reader
 from app.ledger.seals import verify
@@ -44,8 +45,8 @@ def _account_sums_are_postings(reader: Reader) -> Iterator[str]:
     sums = (
         select(
             sides.c.account,
-            cast(func.sum(sides.c.debit), BigInteger).label("debits"),
-            cast(func.sum(sides.c.credit), BigInteger).label("credits"),
+            bounded_sum(sides.c.debit).label("debits"),
+            bounded_sum(sides.c.credit).label("credits"),
         )
         .group_by(sides.c.account)
         .subquery()

@@ -45,7 +45,8 @@ COMMANDS = {
         "app.commands:serve", "Serve a database that is migrated already; refuse one that is not."
     ),
     "snapshot": Entry(
-        "app.ops.snapshot.commands:snapshot", "Snapshots: create, verify, inspect, restore."
+        "app.ops.snapshot.commands:snapshot",
+        "Snapshots: create, verify, inspect, restore, activate.",
     ),
     "sweep": Entry("app.commands:sweep", "Close the delegations whose time has run out."),
     "tracks": Entry("app.commands:tracks", "Show every migration track and its journal."),

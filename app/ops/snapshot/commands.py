@@ -25,7 +25,7 @@ _file = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 @click.group()
 def snapshot() -> None:
-    """Snapshots: create, verify, inspect, restore."""
+    """Snapshots: create, verify, inspect, restore, activate."""
 
 
 @contextmanager

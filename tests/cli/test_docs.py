@@ -29,6 +29,7 @@ def command_lines(page: Path) -> Iterator[list[str]]:
     """Yield the arguments of each ``agenthub`` command that a page or a unit names."""
     text = page.read_text()
     if page.suffix == ".md":
+        text = text.replace("python3 -m app pytest", "pytest").replace("python3 -m app", "agenthub")
         prompted = re.findall(r"^\$ (?:\S+/)?agenthub (.+)$", text, flags=re.MULTILINE)
         prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
         found = prompted + re.findall(r"`(?:\S+/)?agenthub ([^`]+)`", prose)

@@ -156,9 +156,9 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """Give a connection whose statements each see the latest commit and cannot write.
 
-        It is kept for the next read, since the pool takes longer than SQLite for a row by its key,
-        unless an ordinary statement began a transaction on it. After an error all go back to the
-        pool, which knows how to replace broken ones.
+        The connection is kept for the next read: the pool takes longer to hand one out than SQLite
+        takes to read a row by its key. A connection on which a transaction began goes back to the
+        pool. After an error every kept connection goes back, because the pool replaces broken ones.
         """
         try:
             connection = self._idle.pop()

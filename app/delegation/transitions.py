@@ -132,7 +132,10 @@ def renew_lease(delegation: Delegation) -> None:
 
 
 def set_due(delegation: Delegation) -> None:
-    """Set the moment the system acts to the first of the clocks that run while work goes on."""
+    """Set ``due_at`` to the earliest deadline that applies: offer, lease, review or task.
+
+    The system acts on the delegation by itself at that moment.
+    """
     due = lifecycle.next_due(delegation)
     delegation.due_at = due.at if due else None
 

@@ -164,8 +164,8 @@ def change(
 ) -> Subscription:
     """Change ``url``, ``event_types``, ``description`` or ``status`` of a subscription.
 
-    Made active again it begins without failures, and what waited for it is sent. Raises
-    ``WebhookNotFound``.
+    A subscription that is made active again starts with no recorded failure, and its waiting
+    deliveries are sent. Raises ``WebhookNotFound``.
     """
     _lock_subscriptions(session)
     subscription = _own(session, owner_id, subscription_id)

@@ -49,7 +49,8 @@ FORM_COOKIE = "agenthub_sign_in"
 FORM_SECONDS = 3600
 OVERVIEW = "/operator"
 EXTENSION = "agenthub_console"
-# Asked for by the script of a page that is open: only what changes, and no sign of life.
+# The script of an open page sends this header. It asks for the changing parts only, and such a
+# request does not keep the session alive.
 LIVE_HEADER = "X-Console-Live"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"

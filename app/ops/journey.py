@@ -34,10 +34,10 @@ class Journey:
     delegation_id: str = ""
 
     def steps(self) -> Iterator[tuple[str, Callable[[], str]]]:
-        """Yield each step's name and what makes it.
+        """Yield the name of each step and the function that runs it.
 
-        That returns a detail, or raises ``CallFailed``, and ``LookupError`` or ``TypeError`` for an
-        answer that is not of the documented form.
+        The function returns a detail to show. It raises ``CallFailed`` when the service refuses a
+        call, and ``LookupError`` or ``TypeError`` when an answer lacks what is documented.
         """
         yield "health", self.look_at_health
         yield "register", self.register

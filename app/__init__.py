@@ -77,7 +77,7 @@ def _services(settings: Settings) -> Services:
 
 
 def _make_what_requests_share() -> None:
-    """Make now what the first requests would make, of which several may come at once."""
+    """Build shared objects before the first requests, which may come at the same time."""
     from sqlalchemy.orm import configure_mappers
 
     from app.metrics import metrics

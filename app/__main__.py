@@ -106,7 +106,7 @@ def call(*command: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell what is being done, apart from what the command itself writes."""
+    """Write a line about the preparation to standard error."""
     print(f"agenthub: {text}", file=sys.stderr, flush=True)
 
 

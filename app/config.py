@@ -374,7 +374,7 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def metrics_folder() -> str | None:
-    """Return the folder that the processes of this server count in; None where each is alone."""
+    """Return the folder of this server's shared counters; None for a single process."""
     return os.environ.get(METRICS_FOLDER) or None
 
 

@@ -51,7 +51,7 @@ class Conflict(DomainError):
 
 
 class Refused(DomainError):
-    """The request ran and was refused for what it costs: funds or budget do not allow it."""
+    """The request ran and was refused because funds or the budget do not cover its cost."""
 
     settled = True
 

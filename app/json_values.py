@@ -62,7 +62,7 @@ def token(name: object) -> str:
 
 
 def scalar_fault(value: Any) -> tuple[str, str] | None:
-    """Return the code of what is wrong with a text, a number, a boolean or null, and a sentence."""
+    """Return the code and sentence of a fault in a text, number, boolean or null."""
     if isinstance(value, str):
         return None if is_storable(value) else ("character", UNSTORABLE)
     if isinstance(value, float):

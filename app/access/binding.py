@@ -30,7 +30,7 @@ def binding_of(pepper: bytes, key: Any) -> str:
 
 
 def is_bound(pepper: bytes, key: Any) -> bool:
-    """Tell whether a key's row grants what it did when somebody with the pepper wrote it."""
+    """Tell whether a key's grants are unchanged since somebody who has the pepper wrote them."""
     return hmac.compare_digest(binding_of(pepper, key), key.binding or "")
 
 

@@ -309,7 +309,7 @@ def rotate_key(session: Session, pepper: bytes, key_id: str, grace: timedelta) -
 
 
 def bind_key(session: Session, pepper: bytes, key_id: str) -> Principal:
-    """Accept a key's row as it is, for whoever knows that it is right; return what it grants.
+    """Bind a key's row as it stands to the pepper; return what it grants.
 
     Raises ``KeyNotFound``.
     """

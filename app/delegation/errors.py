@@ -84,7 +84,7 @@ class PolicyForbidden(Forbidden):
 
 
 class ReauthorizationRefused(Refused):
-    """A new estimate is above what is used already, and at most the maximum budget."""
+    """A new estimate is above the metered cost and at most the maximum budget."""
 
     code = "reauthorization_refused"
 

@@ -150,7 +150,7 @@ def _closed_once(reader: Reader) -> Iterator[str]:
 
 
 def _paid_by_right(reader: Reader) -> Iterator[str]:
-    """Hold each payment to a delegate to the record of what happened, not to what its row says."""
+    """Compare each payment to a delegate with the recorded events, not with its row."""
     payments = escrow_payments().subquery()
     requester = literal("agent:").concat(Delegation.requester_agent_id)
     by_its_time = and_(

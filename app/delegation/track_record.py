@@ -62,7 +62,7 @@ def record_turnover(session: Session, closed: Iterable[Mapping[str, Any]]) -> No
 
 
 def settle(session: Session, delegation: Delegation) -> None:
-    """Count a closed delegation: its owners' turnover, and what it says of its delegate."""
+    """Count a closed delegation in its owners' turnover and in its delegate's record."""
     own = 0
     if delegation.evidence and delegation.charged_micros:
         own = _spend(session, delegation)

@@ -316,7 +316,7 @@ def lapse(session: Session, delegation: Delegation, due: lifecycle.Due, now: dat
 
 
 def close_overdue(session: Session, delegation_id: str) -> bool:
-    """Do what is due with a delegation; False when nothing is, or somebody is at it.
+    """Apply a delegation's due deadline. Return False when none is due or another process has it.
 
     Several servers may sweep at once: none waits for a row that another has locked.
     """

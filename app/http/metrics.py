@@ -39,7 +39,7 @@ def _require_scraper(settings: Settings) -> None:
 
 
 def _counters() -> CollectorRegistry:
-    """Return the counters of every process that the server has had, or of this one alone."""
+    """Return the counters of all processes of this server, or of a single process."""
     folder = metrics_folder()
     if folder is None:
         return REGISTRY

@@ -30,7 +30,7 @@ MAX_KEY_LENGTH = 255
 
 @dataclass(frozen=True)
 class WriteRequest:
-    """The identity of one write: whose key, and what it asked for."""
+    """The identity of one write: the key, its owner, and the hash of the request."""
 
     principal: str
     key: str
@@ -41,7 +41,7 @@ class WriteRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished response: exactly what is sent, and sent again when the write is repeated."""
+    """A stored response. A repeated write gets the same bytes."""
 
     status_code: int
     body: bytes

@@ -286,7 +286,7 @@ def _circles(document: _Document) -> Iterator[Place]:
 
 
 def _closing_reference(edge: _Edge, path: dict[int, Place | None]) -> Place:
-    """Return the last reference of the circle that ``edge`` closes; what is written is none."""
+    """Return the last reference of the circle that ``edge`` closes."""
     references = [edge.reference, *reversed(path.values())]
     return next(place for place in references if place is not None)
 

@@ -11,7 +11,7 @@ _HASH = "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"
 
 
 class AccountOut(Schema):
-    """An account: what came in is credited, what went out debited."""
+    """An account. Money that comes in is credited; money that goes out is debited."""
 
     account_id = ma.fields.String(required=True)
     kind = ma.fields.String(
@@ -129,7 +129,7 @@ class TransactionListOut(Schema):
 
 
 class MeteringEventOut(Schema):
-    """One use of something, and what it cost. ``actor`` is whose work it was."""
+    """One use of a resource and its cost. ``actor`` is the agent that did the work."""
 
     timestamp = ma.fields.AwareDateTime(required=True)
     actor = ma.fields.String(required=True)

@@ -23,7 +23,7 @@ def ledger() -> None:
 
 @ledger.command("digest")
 def ledger_digest() -> None:
-    """Seal what is not sealed yet and print the newest block as JSON, to be kept elsewhere."""
+    """Seal all unsealed transactions and print the newest block as JSON, to be kept elsewhere."""
     with open_database() as (_, database):
         with database.transaction() as session:
             seals.seal_pending(session)

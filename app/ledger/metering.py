@@ -1,4 +1,4 @@
-"""Metering: what was done, by whom, and what it cost. Events are only ever added.
+"""Metering events: the work, the agent that did it, and its cost. Events are only ever added.
 
 Like the service, functions run in the caller's transaction and never commit; costs are micro-USD.
 """

@@ -235,7 +235,7 @@ def escrow_balances() -> Select[*tuple[Any, ...]]:
 def closing_payments() -> Select[*tuple[Any, ...]]:
     """Select what left escrow for good (``delegation_id``, ``account``, ``amount``).
 
-    That is what closing transactions paid, and what was given back before them.
+    The sum covers payments by closing transactions and earlier releases of the hold.
     """
     return (
         select(

@@ -34,7 +34,7 @@ def entry_bytes(transaction: dict[str, Any]) -> bytes:
 
 
 def seal_pending(session: Session) -> int:
-    """Seal what is not sealed yet in blocks of at most ``MAX_BLOCK``; return how many blocks.
+    """Seal all unsealed transactions in blocks of at most ``MAX_BLOCK``; return how many blocks.
 
     A transaction takes its number before it commits. On PostgreSQL the table lock waits for those
     under way and holds back new ones, so that no smaller number can appear below a sealed one.

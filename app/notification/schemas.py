@@ -20,7 +20,7 @@ MAX_GRACE_HOURS = 7 * 24
 
 
 class WebhookUrl(ma.fields.String):
-    """A URL that a webhook may have. What its name leads to is asked later, of the network."""
+    """A URL that a webhook may have. Its host name is looked up later."""
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -60,7 +60,7 @@ def _description(**arguments: Any) -> ma.fields.String:
 
 
 class CreateWebhook(Schema):
-    """Where to tell of which events of your agents."""
+    """A webhook: a URL and the types of events that it receives."""
 
     url = _url(required=True)
     event_types = _event_types(load_default=lambda: [EVERYTHING])
@@ -74,7 +74,7 @@ class CreateWebhook(Schema):
 
 
 class ChangeWebhook(Schema):
-    """What to change; what is left out stays."""
+    """The members to change. Members that are left out stay as they are."""
 
     url = _url()
     event_types = _event_types()

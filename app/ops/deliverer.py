@@ -1,4 +1,4 @@
-"""Delivering webhooks: what is due is claimed, sent by a few threads, and recorded."""
+"""Delivering webhooks: due deliveries are claimed, sent by a few threads, and recorded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = structlog.get_logger("agenthub.webhooks")
 
 
 class Deliverer(Periodic):
-    """Delivers what is due, every second."""
+    """Delivers due webhooks, every second."""
 
     def __init__(
         self, database: Database, pepper: bytes, interval: float = DELIVER_SECONDS

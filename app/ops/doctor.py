@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything a running service needs; never raises for what it finds."""
+    """Check everything a running service needs. A fault becomes a finding, not an exception."""
     findings = [*_settings(settings), _disk(settings), _files(settings)]
     if settings.is_sqlite and not Path(settings.url.database or "").exists():
         return [*findings, _absent(settings)]

@@ -73,7 +73,7 @@ def require_flag(flag: str | None, track: str) -> None:
 
 
 def require_applied(track: str, target: str, heads: Iterable[str]) -> None:
-    """Raise ``CommandError`` for steps down a track of which the database has no revision."""
+    """Raise ``CommandError`` for a relative downgrade of a track the database lacks."""
     applied = {head.rpartition("_")[0] for head in heads}
     if track not in applied and not target.endswith("@base"):
         raise CommandError(f"the track {track} is not applied, so it cannot go down")

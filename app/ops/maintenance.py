@@ -94,7 +94,7 @@ def keep_house(parts: Sequence[Periodic]) -> None:
 
 
 class Maintenance(Periodic):
-    """Stores when keys were used, drops what is over, seals the ledger."""
+    """Stores when keys were used, deletes expired rows, and seals the ledger."""
 
     def __init__(
         self, database: Database, key_usage: KeyUsage, interval: float = MAINTENANCE_SECONDS

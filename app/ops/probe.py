@@ -56,7 +56,7 @@ class WriteProbe:
 
 
 def find_fault(database: Database) -> str | None:
-    """Write something that changes nothing, durably; return the code of what is in the way.
+    """Write durably without changing any data; return the code of the fault that prevents it.
 
     A lock that others hold is no fault: they write.
     """

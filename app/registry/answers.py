@@ -71,7 +71,7 @@ class TrustLimitOut(Schema):
 
 
 class TrustReportOut(TrustOut):
-    """Trust with what it rests on; ``flags`` are words for what to know beside the score."""
+    """Trust with its evidence. ``flags`` name conditions to know beside the score."""
 
     agent_id = ma.fields.String(required=True)
     explanation = ma.fields.String(required=True)

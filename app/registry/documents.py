@@ -70,7 +70,7 @@ def agent_rating(row: Any) -> Rating:
 
 
 def trust_document(row: Any) -> dict[str, Any]:
-    """Return the trust in an agent with what it rests on."""
+    """Return an agent's trust with its evidence."""
     return {"agent_id": row.id, **assess(_evidence(row), clock.now())}
 
 

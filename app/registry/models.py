@@ -195,7 +195,7 @@ class AgentCount(Base):
 
 
 class TrustEvidence(Base):
-    """What is counted of an agent's work, kept current by the writes that add to it.
+    """Counters of an agent's work. The writes that add work keep them current.
 
     An agent has no row until there is something to count. Every column but ``usage_by_publisher``
     sums what ``app.registry.trust.contribution`` says of the agent's counterparties. The evidence

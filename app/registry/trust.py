@@ -122,7 +122,7 @@ SUMS = tuple(field.name for field in fields(Contributions))
 
 @dataclass(frozen=True)
 class Evidence(Contributions):
-    """What is known of an agent.
+    """The evidence about an agent.
 
     ``usage_by_publisher`` are outcomes that the publisher reported of its own agent.
     ``published_since`` is when the agent's namespace was reserved, in seconds since 1970.
@@ -173,7 +173,7 @@ class Component(TypedDict):
 
 
 class Limit(TypedDict):
-    """What keeps the score down, whatever the components say: a flag, and the most it allows."""
+    """A cap on the score: a flag, and the highest score that it allows."""
 
     reason: str
     score_at_most: int

@@ -43,7 +43,7 @@ IMPORTED, ALREADY, CHECKED = "imported", "imported before", "can be imported"
 
 
 class ImportRefused(Exception):
-    """Nothing was imported; ``faults`` say what is wrong with the files, if they are the reason."""
+    """Nothing was imported. ``faults`` lists the faults of the files, if they are the reason."""
 
     def __init__(self, reason: str, faults: Sequence[Fault] = ()) -> None:
         super().__init__(reason)

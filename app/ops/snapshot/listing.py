@@ -14,7 +14,7 @@ from app.ops.snapshot.manifest import Manifest
 
 @dataclass(frozen=True)
 class Listed:
-    """A file: what its manifest says, or why it is no snapshot. ``size`` is in bytes."""
+    """A file with its manifest, or the reason why it is no snapshot. ``size`` is in bytes."""
 
     name: str
     size: int
@@ -43,7 +43,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def look_at(path: Path) -> Listed:
-    """Read a snapshot's manifest; its rows are proven by ``verify`` alone."""
+    """Read a snapshot's manifest. Only ``verify`` proves its rows."""
     try:
         size = path.stat().st_size
         with open_snapshot(path) as found:

@@ -505,3 +505,23 @@ def test_the_contract_is_served_with_its_schema(acme: Api, anyone: Api) -> None:
     jsonschema_rs.Draft202012Validator(schema).validate(contract)
     assert anyone.get(f"{DELEGATIONS}/contract").status_code == 401
     assert acme.post(DELEGATIONS, request()).get_json()["contract"] == contract
+
+
+def test_half_a_micro_usd_is_rounded_up(acme: Api, globex: Api) -> None:
+    """Rounding half to even would make 2 of the 2.5 micro-USD."""
+    worker = accept(globex, offer(acme)["delegation_id"])
+    event = {"event_id": "tokens", "quantity": 5, "unit_price_usd": 0.0000005}
+    assert worker.send("meter", events=[event]).status_code == 200
+    assert globex.get(worker.path).get_json()["actual_cost_usd"] == 0.000003
+
+
+def test_what_a_delegation_moved_cannot_be_reversed(acme: Api, operator: Api) -> None:
+    delegation = offer(acme)
+    listed = f"/v1/ledger/transactions?delegation_id={delegation['delegation_id']}"
+    (hold,) = operator.get(listed).get_json()["transactions"]
+    refused = operator.post(
+        f"/v1/ledger/transactions/{hold['id']}/reversal", {"reason": "a mistake"}
+    )
+    assert problem(refused) == (409, "ledger_not_reversible")
+    assert balance(acme, CLERK) == 90
+    assert status(acme, delegation) == "offered"

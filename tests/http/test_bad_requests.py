@@ -220,6 +220,14 @@ def test_a_head_answers_as_a_get_without_the_body(registry: Api) -> None:
     assert registry.client.head(AGENT, headers=headers).status_code == 304
 
 
+def test_an_answer_without_a_tag_is_not_kept(registry: Api) -> None:
+    for path in ("/v1/agents?limit=1", f"{AGENT}/trust", "/problems/not_found", "/v1/nothing"):
+        answer = registry.get(path)
+        assert "ETag" not in answer.headers
+        assert answer.headers["Cache-Control"] == "no-store", path
+    assert registry.get(AGENT).headers["Cache-Control"] != "no-store"
+
+
 def test_an_unusable_request_id_is_replaced(anyone: Api) -> None:
     for offered in ("", "a b", "x" * 129, "a;b", "ü", "'", "x" * 50_000):
         answer = anyone.get("/healthz", headers={"X-Request-Id": offered})

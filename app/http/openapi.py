@@ -14,8 +14,9 @@ from flask import Flask, Response
 from app.http.fields import JsonDocument
 from app.http.problems import CONTENT_TYPE, KINDS
 from app.http.schemas import ProblemOut, Schema
-from app.registry import manifest
 from app.registry.examples import MANIFEST
+from app.registry.manifest_format import request_schema
+from app.registry.manifest_format import schema as manifest_schema
 
 DESCRIPTION = """\
 The system of record for AI agents and for the work they hand to each other.
@@ -91,10 +92,10 @@ def _described_document(_: Any, field: Any, **__: Any) -> dict[str, Any]:
     return field.json_schema if isinstance(field, JsonDocument) else {}
 
 
-def _manifest_component() -> dict[str, Any]:
-    """Return the manifest's JSON Schema with its references made to fit this document."""
-    text = orjson.dumps(manifest.schema()).replace(
-        b'"#/$defs/', b'"#/components/schemas/Manifest/$defs/'
+def _manifest_component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest's JSON Schema with its references made to fit this document."""
+    text = orjson.dumps(schema).replace(
+        b'"#/$defs/', f'"#/components/schemas/{name}/$defs/'.encode()
     )
     component: dict[str, Any] = orjson.loads(text)
     for keyword in ("$id", "$schema"):
@@ -117,7 +118,8 @@ def make_api(app: Flask) -> Api:
     )
     assert plugin.converter is not None  # noqa: S101 (the plugin makes it when it is initialized)
     plugin.converter.add_attribute_function(_described_document)  # type: ignore[no-untyped-call]
-    api.spec.components.schema("Manifest", _manifest_component())
+    for name, schema in (("Manifest", manifest_schema()), ("ManifestRequest", request_schema())):
+        api.spec.components.schema(name, _manifest_component(name, schema))
     api.spec.components.security_scheme(
         "ApiKey",
         {

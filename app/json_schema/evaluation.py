@@ -122,8 +122,10 @@ class Judge:
         if message.endswith(_REQUIRED):
             # The engine joins required with a closed object's additionalProperties.
             name = json.loads(message.removesuffix(_REQUIRED))
-            rule = keyword if keyword.startswith("depend") else "required"
-            yield f"{at}/{token(name)}", snake_case(rule), _EXPECTED[rule]
+            if keyword.startswith("depend"):
+                yield f"{at}/{token(name)}", snake_case(keyword), _EXPECTED[keyword]
+            else:
+                yield f"{at}/{token(name)}", "required", self._missing(name, uri, tokens)
         elif keyword == "additionalProperties":
             for name in self._unknown(value, at, uri, tokens[:-1]):
                 yield f"{at}/{token(name)}", snake_case(keyword), _EXPECTED[keyword]
@@ -137,6 +139,10 @@ class Judge:
             yield at, "false_schema", _ABSENT
         else:
             yield at, snake_case(keyword) or "schema", self._expected(keyword, uri, tokens)
+
+    def _missing(self, name: str, uri: str, tokens: list[str]) -> str:
+        """Say of the member ``name`` that the rule at ``tokens`` requires it."""
+        return _EXPECTED["required"]
 
     def _expected(self, keyword: str, uri: str, tokens: list[str]) -> str:
         text = _EXPECTED.get(keyword, f"Must follow the schema's rule {keyword}.")

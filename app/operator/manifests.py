@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.registry.manifest import schema
+from app.registry.manifest_format import schema
 
 _SCHEMA = schema()
 

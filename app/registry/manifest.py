@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from itertools import chain, islice
 from typing import Any
 
@@ -24,18 +23,10 @@ from app.json_schema.evaluation import Finding, Judge
 from app.json_values import pointer_to, walk
 from app.plain_text import text_fault
 from app.registry.inline_secrets import holds_secret
+from app.registry.manifest_format import MAX_ITEMS, fill, in_words, resolved, schema
 
 MAX_DEPTH = 200
 """The deepest nesting that a service can be told to read; nothing below it is looked at."""
-
-_SOURCE = resources.files(__package__).joinpath("manifest-0.1.schema.json").read_text("utf-8")
-
-
-def schema() -> dict[str, Any]:
-    """Return a fresh copy of the JSON Schema (Draft 2020-12) of manifest 0.1."""
-    document: dict[str, Any] = json.loads(_SOURCE)
-    return document
-
 
 _SCHEMA = schema()
 MAX_CAPABILITIES: int = _SCHEMA["properties"]["capabilities"]["maxItems"]
@@ -49,15 +40,32 @@ _MANIFEST = jsonschema_rs.Draft202012Validator(
     offline=True,
 )
 
-_JUDGE = Judge(_SCHEMA, _MANIFEST)
-# Every name of a member that the format knows, wherever, and the most items of any of its lists.
+
+class _ManifestJudge(Judge):
+    """Says in words what a member is expected to be, where a pattern or a format would not."""
+
+    def _expected(self, keyword: str, uri: str, tokens: list[str]) -> str:
+        if keyword in ("pattern", "format"):
+            return f"Must be {in_words(self._rule(uri, tokens[:-1]))}."
+        return super()._expected(keyword, uri, tokens)
+
+    def _missing(self, name: str, uri: str, tokens: list[str]) -> str:
+        known = self._rule(uri, tokens[:-1]).get("properties", {})
+        return _missing(known[name]) if name in known else super()._missing(name, uri, tokens)
+
+
+def _missing(rule: dict[str, Any]) -> str:
+    return f"This member is required: {in_words(rule)}."
+
+
+_JUDGE = _ManifestJudge(_SCHEMA, _MANIFEST)
+# Every name of a member that the format knows, wherever.
 _NAMES = frozenset(
     name
     for _, place, value in walk(_SCHEMA, MAX_DEPTH)
     if place and place[1] == "properties"
     for name in value
 )
-MAX_ITEMS = 200
 _MAY_BE_AT_FAULT = re.compile(
     r'"(\$(ref|dynamicRef|recursiveRef|id|anchor|dynamicAnchor)|pattern|patternProperties)": '
     r'|"\$schema": .*"\$schema": |draft-04',
@@ -99,7 +107,8 @@ def validate(manifest: object) -> list[Violation]:
     """Return every rule a JSON value breaks as a manifest, ordered by pointer.
 
     The value is one that ``app.http.json_body`` let pass: nested within limits, with text and
-    numbers that can be stored. Returns at most ``MAX_REPORTED`` violations and raises nothing.
+    numbers that can be stored. Members that have defaults may be missing. Returns at most
+    ``MAX_REPORTED`` violations and raises nothing.
     """
     # A further violation of a kind would not be reported, however many there are.
     findings = chain.from_iterable(
@@ -141,9 +150,53 @@ def _document_order(pointer: str) -> list[tuple[int, str]]:
 
 
 def _schema_findings(manifest: object) -> Iterator[Finding]:
-    """Hold the manifest against its schema; for a missing or unknown member, name the member."""
-    if not _MANIFEST.is_valid(manifest):
-        yield from _JUDGE.findings(_cut(manifest))
+    """Hold the manifest against its schema; for a missing or unknown member, name the member.
+
+    What is required below a missing object is reported with it, so that nobody has to try again to
+    learn of it.
+    """
+    if _MANIFEST.is_valid(manifest):
+        return
+    missing: dict[str, str] = {}
+    whole = _with_missing(_SCHEMA, fill(_SCHEMA, _cut(manifest)), "", missing)
+    for pointer, detail in missing.items():
+        yield pointer, "required", detail
+    # The objects that were put where some are missing have defaults, too.
+    yield from _JUDGE.findings(fill(_SCHEMA, whole))
+
+
+def _with_missing(rule: dict[str, Any], value: Any, at: str, missing: dict[str, str]) -> Any:
+    """Return a value with empty objects where objects, or lists of them, are missing.
+
+    ``missing`` gets the pointer of each, with the sentence that says so.
+    """
+    rule = resolved(rule)
+    if isinstance(value, list):
+        below = rule.get("items", {})
+        return [
+            _with_missing(below, item, f"{at}/{index}", missing) for index, item in enumerate(value)
+        ]
+    if not isinstance(value, dict):
+        return value
+    known = rule.get("properties", {})
+    filled = dict(value)
+    for name in rule.get("required", ()):
+        empty = _empty(known.get(name, {})) if name not in value else None
+        if empty is not None:
+            filled[name] = empty
+            missing[f"{at}/{name}"] = _missing(known[name])
+    for name in known.keys() & filled.keys():
+        filled[name] = _with_missing(known[name], filled[name], f"{at}/{name}", missing)
+    return filled
+
+
+def _empty(rule: dict[str, Any]) -> Any:
+    """Return an object without members, or a list of one; None for what is neither."""
+    rule = resolved(rule)
+    if rule.get("type") == "object":
+        return {}
+    is_list_of_objects = resolved(rule.get("items", {})).get("type") == "object"
+    return [{}] if is_list_of_objects else None
 
 
 def _cut(value: Any) -> Any:

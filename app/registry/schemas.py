@@ -16,6 +16,7 @@ from app.http.fields import FullMatch, JsonDocument, JsonInteger, JsonNumber, Mo
 from app.http.schemas import Schema
 from app.registry import manifest
 from app.registry.examples import MANIFEST
+from app.registry.manifest_format import complete
 from app.registry.names import MAX_SLUG_LENGTH, NAMESPACE, SLUG, normalize_namespace
 from app.registry.trust import FAILURE, SUCCESS
 
@@ -42,22 +43,27 @@ class NamespaceName(ma.fields.String):
 
 
 class ManifestField(JsonDocument):
-    """A manifest in canonical form; one that is too large is refused here.
+    """A complete manifest in canonical form; one that is too large is refused here.
 
-    What breaks format 0.1 is found later, when the caller is known to own where it goes.
+    Members that were left out are filled in. What breaks format 0.1 is found later, when the caller
+    is known to own where it goes.
     """
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__({"$ref": "#/components/schemas/Manifest"}, **arguments)
+        super().__init__({"$ref": "#/components/schemas/ManifestRequest"}, **arguments)
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> Canonical:
-        canonical = Canonical.of(super()._deserialize(value, attr, data, **kwargs))
+        canonical = Canonical.of(complete(super()._deserialize(value, attr, data, **kwargs)))
         limit = services().settings.max_manifest_bytes
         if len(canonical.encoded) > limit:
             raise ma.ValidationError([{"pointer": "", **manifest.too_large(canonical, limit)}])
         return canonical
+
+
+def _violations(given: object) -> list[manifest.Violation]:
+    return manifest.validate(complete(given))
 
 
 class _OfManifest(Schema):
@@ -69,7 +75,7 @@ class _OfManifest(Schema):
         """Add what the manifest breaks, so that all is reported at once."""
         messages = error.messages
         if isinstance(data, dict) and isinstance(messages, dict) and "manifest" not in messages:
-            found = [asdict(violation) for violation in manifest.validate(data["manifest"])]
+            found = [asdict(violation) for violation in _violations(data["manifest"])]
             if found:
                 raise ma.ValidationError({**messages, "manifest": found})
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from app.registry.manifest import schema
+from app.registry.manifest_format import schema
 
 # What stands for a text, by its pattern or format, or by the name of its rule.
 _TEXTS = {

@@ -122,7 +122,7 @@ class TestRegister:
 
     def test_lists_every_violation_with_its_place(self, acme: Api) -> None:
         manifest = build_manifest(version="1.0")
-        del manifest["runtime"]
+        del manifest["interfaces"]
         manifest["capabilities"][0]["api_key"] = "sk-live-123"
         response = acme.post("/v1/agents", {"namespace": "acme", "manifest": manifest, "x": 1})
         assert response.status_code == 422
@@ -131,7 +131,8 @@ class TestRegister:
             "/namespace",
             "/x",
             "/manifest/identity/version",
-            "/manifest/runtime",
+            "/manifest/interfaces",
+            "/manifest/interfaces/0/auth",
             "/manifest/capabilities/0/api_key",
         }
         assert "sk-live-123" not in response.text

@@ -6,20 +6,21 @@ import copy
 import json
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.json_values import walk
 from app.registry import manifest as manifest_module
 from app.registry.manifest import (
     MAX_CAPABILITIES,
     MAX_REPORTED,
-    schema,
     validate,
 )
+from app.registry.manifest_format import complete, request_schema, schema
 from tests.registry.manifests import (
     build_capability,
     build_full_manifest,
@@ -397,32 +398,192 @@ def test_every_object_is_closed(pointer: str) -> None:
 
 
 REQUIRED = {
-    "": "schema_version identity capabilities interfaces trust runtime",
+    "": "identity capabilities interfaces",
     "/identity": "id name version description owner type",
     CAPABILITY: "id name category description input_schema output_schema protocols"
-    " idempotency_key_required side_effect_level",
-    INTERFACE: "name protocol auth privileged",
-    TRUST: "minimum_trust_score allowed_trust_sources policy budget_guardrails credential_policy",
-    f"{TRUST}/policy": "injection_protection pii_handling data_retention_days"
-    " high_risk_approval_required",
-    f"{TRUST}/budget_guardrails": "soft_alert_pct reauthorization_pct hard_stop_pct",
-    f"{TRUST}/credential_policy": "short_lived_credentials max_ttl_minutes",
-    "/runtime": "execution_mode sandbox max_retries timeout_seconds idempotency_required"
-    " replay_safe observability",
-    "/runtime/observability": "log_privileged_actions emit_cost_metrics emit_latency_metrics",
+    " side_effect_level",
+    INTERFACE: "name protocol auth",
     "/requirements/dependencies/0": "name version_constraint",
     "/requirements/secrets/0": "id secret_ref",
     "/composition": "type deterministic",
     "/composition/steps/0": "id capability_ref on_failure",
     "/provenance": "created_at source",
 }
+# What the format demands and fills in.
+DEFAULTS: dict[str, object] = {
+    "/schema_version": "0.1",
+    f"{CAPABILITY}/idempotency_key_required": False,
+    f"{INTERFACE}/privileged": False,
+    f"{TRUST}/minimum_trust_score": 1,
+    f"{TRUST}/allowed_trust_sources": ["first_party"],
+    f"{TRUST}/policy/injection_protection": "strict",
+    f"{TRUST}/policy/pii_handling": "deny",
+    f"{TRUST}/policy/data_retention_days": 0,
+    f"{TRUST}/policy/high_risk_approval_required": True,
+    f"{TRUST}/budget_guardrails/soft_alert_pct": 80,
+    f"{TRUST}/budget_guardrails/reauthorization_pct": 100,
+    f"{TRUST}/budget_guardrails/hard_stop_pct": 120,
+    f"{TRUST}/credential_policy/short_lived_credentials": True,
+    f"{TRUST}/credential_policy/max_ttl_minutes": 1,
+    "/runtime/execution_mode": "undeclared",
+    "/runtime/sandbox": "undeclared",
+    "/runtime/max_retries": 0,
+    "/runtime/timeout_seconds": 3600,
+    "/runtime/idempotency_required": True,
+    "/runtime/replay_safe": True,
+    "/runtime/observability/log_privileged_actions": True,
+    "/runtime/observability/emit_cost_metrics": True,
+    "/runtime/observability/emit_latency_metrics": True,
+}
+
+
+def at(document: Any, pointer: str) -> Any:
+    """Return the value that a pointer without escapes leads to."""
+    for part in pointer.split("/")[1:]:
+        document = document[int(part)] if isinstance(document, list) else document[part]
+    return document
 
 
 @pytest.mark.parametrize(
     "pointer", [f"{parent}/{name}" for parent, names in REQUIRED.items() for name in names.split()]
 )
 def test_required_members(pointer: str) -> None:
-    assert found(edited(pointer, ABSENT)) == [(pointer, "required")]
+    first, *below = found(edited(pointer, ABSENT))
+    assert first == (pointer, "required")
+    inner = pointer + ("/0" if pointer in ("/capabilities", "/interfaces") else "")
+    expected = REQUIRED.get(inner, "").split()
+    if pointer == "/interfaces":
+        expected.append("endpoint")
+    if pointer in ("/capabilities", f"{CAPABILITY}/input_schema", f"{CAPABILITY}/output_schema"):
+        schemas = ("input_schema", "output_schema") if pointer == "/capabilities" else ("",)
+        expected += [f"{name}/type".removeprefix("/") for name in schemas]
+    assert sorted(below) == sorted((f"{inner}/{name}", "required") for name in expected)
+
+
+@pytest.mark.parametrize(("pointer", "value"), DEFAULTS.items(), ids=DEFAULTS)
+def test_members_that_are_filled_in(pointer: str, value: object) -> None:
+    incomplete = edited(pointer, ABSENT)
+    if pointer.startswith(INTERFACE):
+        # The one that is edited is privileged and names its permissions.
+        assert incomplete["interfaces"][0]["permissions"]
+    before = copy.deepcopy(incomplete)
+    assert found(incomplete) == []
+    assert at(complete(incomplete), pointer) == value
+    assert incomplete == before
+
+
+@pytest.mark.parametrize("name", ["trust", "runtime"])
+def test_whole_sections_are_filled_in(name: str) -> None:
+    section = at(complete(edited(f"/{name}", ABSENT)), f"/{name}")
+    for pointer, value in DEFAULTS.items():
+        if pointer.startswith(f"/{name}/"):
+            assert at(section, pointer.removeprefix(f"/{name}")) == value
+    assert complete(edited(f"/{name}", {})) == complete(edited(f"/{name}", ABSENT))
+
+
+def test_every_default_is_one_of_the_format() -> None:
+    """What is filled in is valid, and nothing that has a default is missing above."""
+    closed = [rule for _, _, rule in walk(schema(), 50) if isinstance(rule, dict)]
+    names = {
+        name
+        for rule in closed
+        for name, inner in (rule.get("properties") or {}).items()
+        if isinstance(inner, dict) and ("default" in inner or "const" in inner)
+    }
+    assert names - {"permissions", "optional", "protocol"} == {
+        pointer.rpartition("/")[2] for pointer in DEFAULTS
+    }
+
+
+def test_a_manifest_that_is_given_in_full_stays_itself() -> None:
+    for build in (build_manifest, build_full_manifest):
+        manifest = build()
+        assert complete(manifest) is manifest
+
+
+def test_what_is_not_given_in_full_gets_its_empty_permissions_too() -> None:
+    manifest = build_manifest(capabilities=[build_capability()])
+    del manifest["capabilities"][0]["permissions"], manifest["runtime"]
+    whole = cast("Document", complete(manifest))
+    assert at(whole, f"{CAPABILITY}/permissions") == []
+    assert at(whole, f"{INTERFACE}/permissions") == []
+    assert found(whole) == []
+
+
+@pytest.mark.parametrize(("level", "demanded"), [("none", False), ("low", True), ("high", True)])
+def test_whether_a_key_is_demanded_follows_from_the_side_effect(level: str, demanded: bool) -> None:
+    capability = build_capability(side_effect_level=level)
+    del capability["idempotency_key_required"]
+    whole = complete(build_manifest(capabilities=[capability]))
+    assert at(whole, f"{CAPABILITY}/idempotency_key_required") is demanded
+    assert found(whole) == []
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["identity", "capabilities", "trust", "policy", "x-a"]), inner
+            )
+        ),
+    )
+)
+def test_whatever_is_completed_stays_what_it_was_and_is_completed_once(value: object) -> None:
+    before = json.dumps(value)
+    whole = complete(value)
+    assert json.dumps(value) == before
+    assert complete(whole) == whole
+
+
+@pytest.mark.parametrize("pointer", list(object_pointers(build_full_manifest())))
+def test_vendor_members_are_kept_in_every_object(pointer: str) -> None:
+    manifest = edited(f"{pointer}/x-acme", {"team": ["mail", None, {"deep": 1}]})
+    assert found(manifest) == []
+    assert at(complete(manifest), f"{pointer}/x-acme") == {"team": ["mail", None, {"deep": 1}]}
+
+
+def test_vendor_members_hold_no_secret_and_no_hidden_text() -> None:
+    for value, code in (({"password": "hunter2"}, "inline_secret"), ("a\u202eb", "bidi")):
+        (violation,) = found(build_manifest() | {"x-acme": value})
+        assert violation[0].startswith("/x-acme")
+        assert violation[1] == code or code == "bidi"
+
+
+IN_WORDS = {
+    "/identity/version": ("1", "Must be a SemVer 2.0 version such as 1.0.0."),
+    "/identity/type": ("bot", 'Must be one of "tool", "service", "orchestrator", "pipeline", '),
+    "/capabilities/0/permissions/0": ("A B", "Must be a lower-case letter, then lower-case "),
+    "/interfaces/0/endpoint": ("nowhere", "Must be an absolute http or https URL without a "),
+    "/capabilities/0/input_schema": ({"$ref_uri": "a b"}, "Must be a URI (RFC 3986) such as "),
+    "/requirements/secrets/0/secret_ref": ("s", "Must be a place that keeps the secret: env://"),
+    "/provenance/created_at": ("today", "Must be a date and time with an offset from UTC "),
+    "/provenance/commit": ("zz", "Must be the 7 to 40 hexadecimal digits of the commit "),
+    "/provenance/maintainer_contact": ("me", "Must be an e-mail address such as "),
+    "/requirements/budget/currency": ("us", "Must be a three-letter currency code, such as USD."),
+}
+
+
+@pytest.mark.parametrize(("pointer", "case"), IN_WORDS.items(), ids=IN_WORDS)
+def test_details_say_in_words_what_is_expected(pointer: str, case: tuple[object, str]) -> None:
+    value, sentence = case
+    (violation,) = validate(edited(pointer, value))
+    assert violation.detail.startswith(sentence)
+    assert violation.detail.endswith(".")
+
+
+def test_missing_members_are_told_with_what_is_expected_of_them() -> None:
+    """One round tells everything: nobody has to send identity to learn what belongs there."""
+    details = {violation.pointer: violation.detail for violation in validate({})}
+    said = "This member is required: "
+    assert details["/identity"] == f"{said}an object."
+    assert details["/identity/version"] == f"{said}a SemVer 2.0 version such as 1.0.0."
+    assert details["/identity/name"] == f"{said}text of 3 to 200 characters."
+    assert details["/capabilities"] == f"{said}a list of 1 to 200 items."
+    assert details["/capabilities/0/side_effect_level"] == f'{said}one of "none", "low", "high".'
+    assert details["/interfaces/0/endpoint"].startswith(f"{said}an absolute http or https URL")
+    assert len(details) == 23
 
 
 @pytest.mark.parametrize("level", ["low", "high"])
@@ -616,7 +777,6 @@ def test_all_violations_are_reported_at_once_in_document_order() -> None:
     manifest["runtime"]["max_retries"] = 10**15
     manifest["extra"] = True
     del manifest["identity"]["owner"]
-    del manifest["trust"]
     assert found(manifest) == [
         ("/capabilities/2/id", "duplicate_capability_id"),
         ("/capabilities/10/name", "min_length"),
@@ -627,7 +787,6 @@ def test_all_violations_are_reported_at_once_in_document_order() -> None:
         ("/interfaces", "min_items"),
         ("/runtime/max_retries", "maximum"),
         ("/schema_version", "const"),
-        ("/trust", "required"),
     ]
 
 
@@ -650,9 +809,11 @@ def test_details_state_the_rule_and_never_the_value() -> None:
         assert marker not in violation.pointer + violation.detail
         assert violation.detail.endswith(".")
     details = {violation.pointer: violation.detail for violation in violations}
-    assert details["/runtime/sandbox"] == 'Must be one of "container", "vm", "firecracker".'
+    assert details["/runtime/sandbox"] == (
+        'Must be one of "process", "container", "vm", "firecracker", "undeclared".'
+    )
     assert details["/runtime/max_retries"] == 'Must be of type "integer".'
-    assert details["/identity/id"].startswith("Must match the regular expression")
+    assert details["/identity/id"].startswith("Must be lower-case letters and digits")
 
 
 @pytest.mark.parametrize("root", [None, True, 1, -1.5, "x", "", [], [{}]], ids=repr)
@@ -695,7 +856,7 @@ def portable(node: Any) -> Any:
     return [portable(item) for item in node] if isinstance(node, list) else node
 
 
-ORACLE = jsonschema.Draft202012Validator(portable(schema()))
+ORACLE = jsonschema.Draft202012Validator(portable(request_schema()))
 
 json_values = st.recursive(
     st.one_of(
@@ -767,9 +928,13 @@ def test_verdicts_agree_with_an_independent_implementation(manifest: Document) -
         for error in ORACLE.iter_errors(manifest)
     }
     named_by_member = ("required", "additional_properties")
-    assert {
+    places = {
         pointer.rpartition("/")[0] if code in named_by_member else pointer for pointer, code in ours
-    } == theirs
+    }
+    # Below a missing object, ours tells what will be demanded there, too.
+    missing = {pointer for pointer, code in ours if code == "required"}
+    below = {place for place in places if any(f"{place}/".startswith(f"{m}/") for m in missing)}
+    assert places - below == theirs
 
 
 @given(json_values)

@@ -20,6 +20,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from flask import Flask
 
     from app.access.blueprint import blueprint as audit
+    from app.catalogue.register import register_catalogue
     from app.config import Settings
     from app.delegation.blueprint import blueprints as delegation
     from app.http.context import EXTENSION
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_documents(app, api)
     register_metrics(app, settings, app.extensions[EXTENSION].database)
     register_console(app)
+    register_catalogue(app)
     _make_what_requests_share()
     return app
 

@@ -156,8 +156,8 @@ def _serve(settings: Settings) -> None:
     address = settings.link
     where = settings.url.render_as_string(hide_password=True)
     console.print(
-        f"AgentHub serves {where}\n  API      {address}/v1\n  docs     {address}/docs\n"
-        f"  console  {address}/operator"
+        f"AgentHub serves {where}\n  agents   {address}\n  API      {address}/v1\n"
+        f"  docs     {address}/docs\n  console  {address}/operator"
     )
     if settings.listens_everywhere and settings.allowed_hosts is None:
         console.print("  Only loopback hosts are answered; allow others: AGENTHUB_ALLOWED_HOSTS")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import cache
+from importlib import metadata
 from typing import Any, ClassVar
 
 import marshmallow as ma
 import orjson
 from flask import Response
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -28,6 +30,17 @@ from app.ops.tracks import CURRENT, read_tracks
 # What any request may meet before its route.
 BEFORE = {400: "BAD_REQUEST", 421: "MISDIRECTED_REQUEST", 429: "TOO_MANY_REQUESTS"}
 HEALTHY = orjson.dumps({"status": "ok"})
+
+LINKS = {
+    "agents": "/v1/agents",
+    "catalogue": "/agents",
+    "console": "/operator",
+    "delegations": "/v1/delegations",
+    "docs": "/docs",
+    "health": "/healthz",
+    "openapi": "/openapi.json",
+    "readiness": "/readyz",
+}
 
 blueprint = Blueprint("service", __name__, description="The service itself.")
 
@@ -107,6 +120,21 @@ class ReadinessOut(Schema):
         "fault": None,
         "clock_fault": None,
     }
+
+
+class ServiceOut(Schema):
+    """What answers here, and where its parts are."""
+
+    name = ma.fields.Constant("AgentHub", required=True)
+    version = ma.fields.String(required=True)
+    links = ma.fields.Dict(
+        keys=ma.fields.String(),
+        values=ma.fields.String(),
+        required=True,
+        metadata={"description": "Paths by what is there"},
+    )
+
+    example: ClassVar[dict[str, Any]] = {"name": "AgentHub", "version": "0.2.0", "links": LINKS}
 
 
 class ProblemCodeOut(Schema):
@@ -209,3 +237,11 @@ def problem_code(code: str) -> Response:
             "description": description,
         }
     )
+
+
+@blueprint.read("/v1", returns=ServiceOut(), conditional=True)
+def get_service(connection: Connection) -> Response:
+    """Say what answers here, in which version, and where its parts are."""
+    release = metadata.version("agenthub")
+    document = {"name": "AgentHub", "version": release, "links": LINKS}
+    return json_response(document, etag=release)

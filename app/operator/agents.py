@@ -17,11 +17,11 @@ from app.http.pagination import encode_cursor
 from app.ledger.queries import find_balances, list_entries
 from app.ledger.service import agent_account
 from app.operator.accounts import linked, sides
-from app.operator.manifests import whole
 from app.operator.paging import PAGE_SIZE, Pager, cursor
 from app.operator.text import words
 from app.operator.web import Visitor, page, render
 from app.registry import documents, queries
+from app.registry.manifest_format import whole
 from app.registry.service import ACTIVE, DEPRECATED
 
 MAX_WORDS = 5

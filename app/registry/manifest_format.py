@@ -148,3 +148,24 @@ def _fill_object(rule: dict[str, Any], value: dict[str, Any], *, optional: bool)
         filled[name] = fill(known[name], value[name], optional=optional)
     is_same = len(filled) == len(value) and all(filled[name] is value[name] for name in value)
     return value if is_same else filled
+
+
+def whole(manifest: Any) -> Any:
+    """Return a manifest in which each optional member that is absent is None.
+
+    A template can then read whatever the format knows, and still fails on a name that it does not.
+    What the format does not describe, such as the schemas of capabilities, stays as it is.
+    """
+    return _whole(_SCHEMA, manifest)
+
+
+def _whole(rule: dict[str, Any], value: Any) -> Any:
+    rule = resolved(rule)
+    if isinstance(value, dict) and "properties" in rule:
+        known = rule["properties"]
+        return dict.fromkeys(known) | {
+            name: _whole(known.get(name, {}), member) for name, member in value.items()
+        }
+    if isinstance(value, list) and "items" in rule:
+        return [_whole(rule["items"], item) for item in value]
+    return value

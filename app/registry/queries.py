@@ -301,6 +301,47 @@ def count_agents(reader: Reader, *, namespace: str | None = None, status: str | 
     return int(reader.execute(_count_agents_of_status, parameters).scalar_one())
 
 
+def newest_agents(reader: Reader, *, status: str, limit: int) -> list[AnyRow]:
+    """Return the agents of a status that were registered last; reads all agents."""
+    page = select(Agent).where(Agent.status == status).order_by(Agent.created_at.desc(), Agent.id)
+    rows = reader.execute(_with_latest(aliased(Agent, page.limit(limit).subquery("page"))))
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
+
+
+def most_used_agents(reader: Reader, *, status: str, limit: int) -> list[AnyRow]:
+    """Return the agents of a status with most completed paid work; reads all evidence."""
+    used = (
+        select(Agent)
+        .join(TrustEvidence, TrustEvidence.agent_id == Agent.id)
+        .where(Agent.status == status, TrustEvidence.delegations_completed > 0)
+        .order_by(TrustEvidence.delegations_completed.desc(), Agent.id)
+        .limit(limit)
+    )
+    rows = reader.execute(_with_latest(aliased(Agent, used.subquery("page"))))
+    return sorted(rows, key=lambda row: (-row.delegations_completed, row.id))
+
+
+def largest_namespaces(reader: Reader, *, limit: int) -> list[AnyRow]:
+    """Return the namespaces with most agents: ``bucket`` and ``agents``; reads all counters."""
+    agents = cast(func.sum(AgentCount.agents), BigInteger).label("agents")
+    return list(
+        reader.execute(
+            select(AgentCount.bucket, agents)
+            .where(AgentCount.bucket >= "@")
+            .group_by(AgentCount.bucket)
+            .order_by(agents.desc(), AgentCount.bucket)
+            .limit(limit)
+        )
+    )
+
+
+def list_agent_ids(reader: Reader, *, limit: int, offset: int) -> list[str]:
+    """Return a part of the ids of all agents, in their order."""
+    return list(
+        reader.execute(select(Agent.id).order_by(Agent.id).limit(limit).offset(offset)).scalars()
+    )
+
+
 def count_versions(reader: Reader) -> int:
     """Return how many versions are published; reads an index from end to end."""
     return int(reader.execute(select(func.count()).select_from(Version)).scalar_one())

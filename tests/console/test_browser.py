@@ -54,6 +54,12 @@ class Site:
             account,
             "/operator/operations",
             "/operator/agents?q=nothing-like-it",
+            "/",
+            "/agents",
+            "/agents?q=nothing-like-it",
+            f"/agents/{READER}",
+            f"/agents/{READER}/versions/1.0.0",
+            f"/namespaces/{READER.split(':')[0]}",
         ]
 
 

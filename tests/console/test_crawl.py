@@ -19,7 +19,7 @@ from tests.console.world import World
 from tests.registry.generated import fullest, minimal, some
 from tests.reliability.server import Server, make_client, url_of
 
-STARTS = ("/operator", "/operator/agents", "/operator/delegations", "/docs", "/openapi.json")
+STARTS = ("/", "/operator", "/operator/agents", "/operator/delegations", "/docs", "/openapi.json")
 SIGN_IN = "/operator/sign-in"
 SETS = 12
 
@@ -96,6 +96,8 @@ FILLED = (
     "/operator/ledger/accounts/agent:[^/]+",
     r"/operator\?period=30d",
     r"/operator/static/console\.css.*",
+    "/agents/@[^/]+/versions/[^/]+",
+    "/namespaces/@[^/]+",
 )
 
 
@@ -159,6 +161,8 @@ def test_any_valid_manifest_has_its_pages(
             world.send(acme, "PUT", f"/v1/agents/@acme:{slug}", body)
     starts = ["/operator/agents"]
     starts += [f"/operator/agents/@acme:{slug}" for slug, *_ in made]
+    starts += [f"/agents/@acme:{slug}" for slug, *_ in made]
+    starts += [f"/agents/@acme:{slug}/versions/2.0.0" for slug, *_ in made]
     starts += [
         f"/operator/versioning?agent_id=@acme:{slug}&base={base}&target={target}"
         for slug, *_ in made

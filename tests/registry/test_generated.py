@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.operator.manifests import whole
-from app.registry.manifest import schema, validate
+from app.registry.manifest import validate
+from app.registry.manifest_format import schema, whole
 from tests.registry.generated import fullest, minimal, some
 
 

@@ -11,7 +11,7 @@ from app.errors import (
 
 
 class ApiKeyMissing(Unauthenticated):
-    """The request needs an API key in the ``X-API-Key`` header."""
+    """The request needs an API key, in ``X-API-Key`` or as a Bearer token."""
 
     code = "api_key_missing"
 

@@ -1,4 +1,4 @@
-"""Authentication by ``X-API-Key``."""
+"""Authentication by an API key."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from flask import request
 from app.access.errors import ApiKeyMissing, RoleRequired
 from app.access.service import Principal, authenticate
 from app.http.context import services
+from app.http.credentials import the_one_key
 from app.http.gate import gate
 
 
 def require_role(role: str) -> Principal:
     """Return the principal of the current request.
 
-    Raises ``ApiKeyMissing``, ``ApiKeyInvalid``, ``RateLimited``, and ``RoleRequired`` for a role
-    below ``role``.
+    Raises ``ApiKeyMissing``, ``CredentialsConflict``, ``ApiKeyInvalid``, ``RateLimited``, and
+    ``RoleRequired`` for a role below ``role``.
     """
-    presented = request.headers.get("X-API-Key", "").strip()
+    headers = request.headers
+    presented = the_one_key(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
     if not presented:
-        raise ApiKeyMissing("send your API key in the X-API-Key header")
+        raise ApiKeyMissing("send your API key in the X-API-Key header, or as a Bearer token")
     with services().database.read() as connection:
         principal = authenticate(connection, services().pepper, presented)
     gate().note_verified(presented)

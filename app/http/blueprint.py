@@ -317,7 +317,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         statuses = [*statuses, 400, 421, 429, *((401, 403) if role else ())]
         description: dict[str, Any] = {
             "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
-            "security": [{"ApiKey": []}] if role else [],
+            "security": [{"ApiKey": []}, {"Bearer": []}] if role else [],
         }
         if headers:
             description["parameters"] = list(headers)

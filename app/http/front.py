@@ -24,6 +24,7 @@ from app import ids
 from app.config import Settings
 from app.errors import DomainError
 from app.http.context import REQUEST_ID
+from app.http.credentials import presented_key
 from app.http.gate import EXTENSION, REPEATED, Gate
 from app.http.health import HEALTHY
 from app.http.hooks import HEADERS, record
@@ -111,7 +112,9 @@ class Front:
 
     def _party(self, environ: Environ) -> str:
         """Return who takes turns with others: the holder of a genuine key, else an address."""
-        presented = environ.get("HTTP_X_API_KEY", "").strip()
+        presented = presented_key(
+            environ.get("HTTP_X_API_KEY", ""), environ.get("HTTP_AUTHORIZATION", "")
+        )
         if presented and self._gate.is_verified(presented):
             return f"key {hash(presented)}"
         forwarded_for = environ.get("HTTP_X_FORWARDED_FOR", "")
@@ -355,7 +358,8 @@ def make_environ(scope: Scope) -> Environ:
     A header whose name has an underscore is left out: WSGI would make it the one with a hyphen.
     """
     server, client = scope["server"] or ("", 0), scope["client"] or ("", 0)
-    path: bytes = scope["raw_path"]
+    # A target such as http://host has no path; it means the root (RFC 9110, section 4.2.3).
+    path: bytes = scope["raw_path"] or b"/"
     environ: Environ = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": "",

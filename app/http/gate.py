@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from flask import Flask, current_app, request
 from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import NotFound
 
 from app.access.errors import ApiKeyInvalid
 from app.access.limits import RateLimiter
@@ -15,6 +16,7 @@ from app.config import Settings
 from app.errors import MalformedRequest
 from app.http.clients import Clients
 from app.http.context import services
+from app.http.credentials import presented_key
 from app.http.hosts import HostMalformed, Hosts
 
 EXTENSION = "agenthub_gate"
@@ -75,7 +77,8 @@ class Gate:
         Raises ``RateLimited``. That a wrong key was tried too often is said only to wrong keys:
         nobody can keep the holder of one out.
         """
-        presented = request.headers.get("X-API-Key", "").strip()
+        headers = request.headers
+        presented = presented_key(headers.get("X-API-Key", ""), headers.get("Authorization", ""))
         if not self._limits or request.path == FREE:
             return
         if self.is_verified(presented) if presented else self.is_known():
@@ -121,6 +124,9 @@ def register_gate(app: Flask, settings: Settings) -> None:
         if repeated == "host":
             raise HostMalformed("the request has several Host headers")
         gate().hosts.check(request.environ.get("HTTP_HOST"))
+        if not request.environ.get("PATH_INFO"):
+            # Flask would lead to / on the host that the request names.
+            raise NotFound
         if repeated is not None:
             raise HeaderRepeated(f"the header {repeated} is sent more than once; send one value")
         gate().admit()

@@ -21,9 +21,10 @@ from app.registry.manifest_format import schema as manifest_schema
 DESCRIPTION = """\
 The system of record for AI agents and for the work they hand to each other.
 
-Reads of the registry are public. Writes need an API key in `X-API-Key` and an `Idempotency-Key`:
-repeating a request with the same key gives the stored answer, marked `Idempotent-Replayed: true`,
-and does nothing again. Errors are problem documents (RFC 9457) with a stable `code`.
+Reads of the registry are public. Writes need an API key in `X-API-Key`, or as a Bearer token, and
+an `Idempotency-Key`: repeating a request with the same key gives the stored answer, marked
+`Idempotent-Replayed: true`, and does nothing again. Errors are problem documents (RFC 9457) with a
+stable `code`.
 """
 
 # The page itself carries no script and no style, but Swagger UI sets styles on elements.
@@ -128,6 +129,9 @@ def make_api(app: Flask) -> Api:
             "name": "X-API-Key",
             "description": "Made by an operator with `agenthub keys create`.",
         },
+    )
+    api.spec.components.security_scheme(
+        "Bearer", {"type": "http", "scheme": "bearer", "description": "The same key as a token."}
     )
     return api
 

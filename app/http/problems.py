@@ -18,6 +18,7 @@ from app import errors
 from app.engines import is_full, is_lock_timeout, is_read_only
 from app.files import DatabaseFileReplaced
 from app.http.context import request_id
+from app.http.credentials import CHALLENGE
 
 CONTENT_TYPE = "application/problem+json"
 # HTTP's own refusals: of the router, and of the server before the application is asked.
@@ -157,7 +158,7 @@ def domain_problem(error: errors.DomainError) -> Response:
     kind = kind_of(type(error))
     response = problem(kind.status, error.code, kind.title, error.detail, error.members)
     if isinstance(error, errors.Unauthenticated):
-        response.headers["WWW-Authenticate"] = 'ApiKey realm="agenthub", header="X-API-Key"'
+        response.headers["WWW-Authenticate"] = CHALLENGE
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)

@@ -64,7 +64,7 @@ def test_every_operation_says_what_it_does_and_who_may(document: dict[str, Any])
     for path, method, operation in operations(document):
         assert operation["summary"].endswith("."), path
         if method != "get":
-            assert operation["security"] == [{"ApiKey": []}], path
+            assert operation["security"] == [{"ApiKey": []}, {"Bearer": []}], path
             names = {parameter["name"] for parameter in operation["parameters"]}
             assert "Idempotency-Key" in names, path
             assert {"400", "401", "403", "409"} <= operation["responses"].keys(), path

@@ -133,7 +133,7 @@ def create_delegation(session: Session, principal: Principal, checked: Checked) 
     returns=answers.BatchOut(),
     prepare=_checked_inputs,
 )
-def create_batch(session: Session, principal: Principal, checked: Checked) -> Response:
+def create_delegations(session: Session, principal: Principal, checked: Checked) -> Response:
     """Report up to 100 pieces of inline work; each is settled, or refused, on its own."""
     body, verdicts = checked
     results = creation.create(session, _actor(principal), body["delegations"], verdicts)
@@ -158,7 +158,7 @@ def _batch_entry(index: int, result: creation.Created | DomainError) -> Body:
     returns=answers.LeasedDelegationOut(),
     problems=(404,),
 )
-def claim(session: Session, principal: Principal, body: Body) -> Response:
+def claim_delegation(session: Session, principal: Principal, body: Body) -> Response:
     """Take on a task that waits for an agent, owners in turn; 404 `no_task_offered` while none."""
     return _leased(session, work.claim(session, _actor(principal), body["agent_id"]))
 
@@ -195,26 +195,26 @@ def _command(name: str, body: Schema, returns: Schema, **more: Any) -> Callable[
 
 
 @_command("accept", schemas.Empty(), answers.LeasedDelegationOut())
-def accept(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
+def accept_delegation(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
     """Take on an offered task, or one whose worker let its lease run out."""
     return _leased(session, work.accept(session, actor, delegation_id))
 
 
 @_command("decline", schemas.Reason(), answers.DelegationOut())
-def decline(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def decline_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Turn down an offered task; everything held goes back."""
     return _response(session, work.decline(session, actor, delegation_id, body["reason"]))
 
 
 @_command("heartbeat", schemas.Lease(), answers.HeartbeatOut())
-def heartbeat(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def send_heartbeat(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Give a sign of life: renews the lease and tells whether to stop."""
     delegation = work.heartbeat(session, actor, delegation_id, body["lease_token"])
     return json_response(documents.working_document(delegation))
 
 
 @_command("meter", schemas.Meter(), answers.MeterResultOut())
-def meter(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def meter_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Report use, up to 100 events; each counts once, and the one that crosses 120 % ends it."""
     reports = [
         work.Report(
@@ -237,14 +237,14 @@ def meter(session: Session, actor: Actor, delegation_id: str, body: Body) -> Res
 
 
 @_command("ask", schemas.Ask(), answers.DelegationOut())
-def ask(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def ask_question(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Ask the requester something that the work waits for."""
     delegation = work.ask(session, actor, delegation_id, body["lease_token"], body["question"])
     return _response(session, delegation)
 
 
 @_command("answer", schemas.AnswerQuestion(), answers.DelegationOut())
-def answer(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def answer_question(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Answer the delegate's question; work goes on."""
     return _response(session, service.answer(session, actor, delegation_id, body["answer"]))
 
@@ -255,7 +255,9 @@ def answer(session: Session, actor: Actor, delegation_id: str, body: Body) -> Re
     answers.DelegationOut(),
     prepare=_checked_output,
 )
-def deliver(session: Session, actor: Actor, delegation_id: str, checked: Checked) -> Response:
+def deliver_result(
+    session: Session, actor: Actor, delegation_id: str, checked: Checked
+) -> Response:
     """Hand over the result, for review or (with a review period of 0) for payment."""
     body, verdicts = checked
     names = ("output", "output_uri", "output_sha256")
@@ -267,7 +269,7 @@ def deliver(session: Session, actor: Actor, delegation_id: str, checked: Checked
 
 
 @_command("fail", schemas.Fail(), answers.DelegationOut())
-def fail(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def fail_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Give the task up; what was metered is paid unless the requester contests it."""
     delegation = work.fail(session, actor, delegation_id, body["lease_token"], body["reason"])
     return _response(session, delegation)
@@ -280,13 +282,13 @@ def accept_result(session: Session, actor: Actor, delegation_id: str, _: Body) -
 
 
 @_command("dispute", schemas.Dispute(), answers.DelegationOut())
-def dispute(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def dispute_result(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Contest what was delivered, or what is in review: an operator decides what is paid."""
     return _response(session, service.dispute(session, actor, delegation_id, body["reason"]))
 
 
 @_command("resolve", schemas.Resolve(), answers.DelegationOut(), role="admin")
-def resolve(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def resolve_dispute(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Decide a dispute: what the delegate is paid."""
     return _response(
         session,
@@ -295,7 +297,9 @@ def resolve(session: Session, actor: Actor, delegation_id: str, body: Body) -> R
 
 
 @_command("reauthorize", schemas.Reauthorize(), answers.DelegationOut())
-def reauthorize(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def reauthorize_delegation(
+    session: Session, actor: Actor, delegation_id: str, body: Body
+) -> Response:
     """Authorize more, so that paused work can go on; inline work, which is done, is settled."""
     return _response(
         session, service.reauthorize(session, actor, delegation_id, body["new_estimate_usd"])
@@ -303,7 +307,7 @@ def reauthorize(session: Session, actor: Actor, delegation_id: str, body: Body) 
 
 
 @_command("cancel", schemas.Cancel(), answers.DelegationOut())
-def cancel(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
+def cancel_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
     """Call a delegation off; a worker at work has 30 seconds to confirm with its lease token."""
     return _response(
         session,
@@ -332,7 +336,7 @@ def list_delegations(connection: Connection, principal: Principal, query: Body) 
 
 
 @blueprint.read("/contract", returns=answers.ContractOut(), role="viewer")
-def get_contract(_: Connection, __: Principal) -> Response:
+def get_delegation_contract(_: Connection, __: Principal) -> Response:
     """Show the contract that every delegation is made under."""
     return json_response(contract.CONTRACT)
 
@@ -358,7 +362,7 @@ def _visible(connection: Connection, principal: Principal, delegation_id: str) -
 @blueprint.read(
     "/legacy", query=PageQuery(), returns=legacy.LegacyDelegationListOut(), role="viewer"
 )
-def list_legacy(connection: Connection, principal: Principal, query: Body) -> Response:
+def list_legacy_delegations(connection: Connection, principal: Principal, query: Body) -> Response:
     """List imported delegations of your agents on either side; an operator's list has all."""
     limit, cursor = query["limit"], query["cursor"]
     owner_id = None if principal.has_role("admin") else principal.owner_id
@@ -398,7 +402,9 @@ def get_delegation(connection: Connection, principal: Principal, delegation_id: 
     problems=(404,),
     role="viewer",
 )
-def get_status(connection: Connection, principal: Principal, delegation_id: str) -> Response:
+def get_delegation_status(
+    connection: Connection, principal: Principal, delegation_id: str
+) -> Response:
     """Show a delegation with its audit trail: every transition and every metering event."""
     row = _visible(connection, principal, delegation_id)
     events = queries.list_events(connection, delegation_id)
@@ -415,7 +421,7 @@ def get_status(connection: Connection, principal: Principal, delegation_id: str)
     problems=(404,),
     role="viewer",
 )
-def list_events(
+def get_delegation_events(
     connection: Connection, principal: Principal, query: Body, delegation_id: str
 ) -> Response:
     """List what happened to a delegation, oldest first.

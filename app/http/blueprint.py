@@ -316,6 +316,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         # What every request may meet before its route, and then what its role may.
         statuses = [*statuses, 400, 421, 429, *((401, 403) if role else ())]
         description: dict[str, Any] = {
+            # Generated clients name their methods by it.
+            "operationId": handler.__name__,
             "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
             "security": [{"ApiKey": []}, {"Bearer": []}] if role else [],
         }

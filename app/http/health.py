@@ -160,18 +160,18 @@ class ProblemCodeUnknown(NotFound):
 
 
 @blueprint.route("/healthz")
-@blueprint.doc(responses=BEFORE)
+@blueprint.doc(responses=BEFORE, operationId="get_health")
 @blueprint.response(200, HealthOut())
-def health() -> Response:
+def get_health() -> Response:
     """Tell that the process answers; asks nothing of the database."""
     return Response(HEALTHY, content_type="application/json")
 
 
 @blueprint.route("/readyz")
-@blueprint.doc(responses=BEFORE)
+@blueprint.doc(responses=BEFORE, operationId="get_readiness")
 @blueprint.alt_response(503, schema=ReadinessOut(), description="Not ready")
 @blueprint.response(200, ReadinessOut())
-def readiness() -> Response:
+def get_readiness() -> Response:
     """Tell whether the database takes writes and every migration track is current.
 
     A process writes for that once a second at most, however often it is asked.
@@ -220,9 +220,12 @@ _codes = cache(known_codes)
 
 
 @blueprint.route("/problems/<code>")
-@blueprint.doc(responses=BEFORE | {404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"})
+@blueprint.doc(
+    responses=BEFORE | {404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"},
+    operationId="get_problem_code",
+)
 @blueprint.response(200, ProblemCodeOut())
-def problem_code(code: str) -> Response:
+def get_problem_code(code: str) -> Response:
     """Explain a problem's code."""
     refuse_query()
     known = _codes().get(code)

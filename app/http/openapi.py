@@ -115,6 +115,7 @@ def make_api(app: Flask) -> Api:
             "openapi_version": "3.1.0",
             "marshmallow_plugin": plugin,
             "info": {"description": DESCRIPTION},
+            "servers": [{"url": "/", "description": "The service that serves this document."}],
         },
     )
     assert plugin.converter is not None  # noqa: S101 (the plugin makes it when it is initialized)

@@ -77,7 +77,7 @@ def get_account(connection: Connection, principal: Principal, account_id: str) -
     problems=(404,),
     role="viewer",
 )
-def get_statement(
+def get_account_statement(
     connection: Connection, principal: Principal, query: dict[str, Any], account_id: str
 ) -> Response:
     """List an account's postings, newest first."""
@@ -159,7 +159,7 @@ def _request_key() -> str:
     problems=(404,),
     role="admin",
 )
-def reverse(
+def reverse_transaction(
     session: Session, principal: Principal, body: dict[str, Any], transaction_id: str
 ) -> Response:
     """Post the opposite of a transaction; each can be reversed once."""
@@ -210,7 +210,9 @@ def get_transaction(connection: Connection, principal: Principal, transaction_id
     problems=(404, 409),
     role="viewer",
 )
-def get_proof(connection: Connection, principal: Principal, transaction_id: str) -> Response:
+def get_transaction_proof(
+    connection: Connection, principal: Principal, transaction_id: str
+) -> Response:
     """Prove that a transaction is in a sealed block."""
     _visible(connection, principal, transaction_id)
     return json_response(seals.prove(connection, transaction_id))
@@ -256,7 +258,7 @@ def _document(transaction: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.read("/digest", returns=answers.DigestOut(), role="viewer")
-def get_digest(connection: Connection, _: Principal) -> Response:
+def get_ledger_digest(connection: Connection, _: Principal) -> Response:
     """Show the newest sealed block, to be kept elsewhere."""
     return json_response(seals.read_digest(connection))
 
@@ -272,7 +274,9 @@ def get_reconciliation(_: Connection, __: Principal) -> Response:
 @metering_blueprint.read(
     "/metering", query=PageQuery(), returns=answers.MeteringListOut(), role="viewer"
 )
-def list_metering(connection: Connection, principal: Principal, query: dict[str, Any]) -> Response:
+def list_metering_events(
+    connection: Connection, principal: Principal, query: dict[str, Any]
+) -> Response:
     """List what your agents used and what you paid for, newest first; an operator sees all."""
     limit, cursor = query["limit"], query["cursor"]
     before = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else None

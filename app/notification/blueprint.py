@@ -128,7 +128,7 @@ def get_webhook(connection: Connection, principal: Principal, webhook_id: str) -
     problems=(404, 422),
     prepare=_reachable,
 )
-def change_webhook(session: Session, principal: Principal, body: Body, webhook_id: str) -> Response:
+def update_webhook(session: Session, principal: Principal, body: Body, webhook_id: str) -> Response:
     """Change a webhook, pause it, or make it active again."""
     return _response(service.change(session, principal.owner_id, webhook_id, body))
 
@@ -147,7 +147,9 @@ def delete_webhook(session: Session, principal: Principal, webhook_id: str) -> R
     returns=answers.WebhookWithSecretOut(),
     problems=(404, 422),
 )
-def rotate_secret(session: Session, principal: Principal, body: Body, webhook_id: str) -> Response:
+def rotate_webhook_secret(
+    session: Session, principal: Principal, body: Body, webhook_id: str
+) -> Response:
     """Give a webhook a new secret, shown once; the old one signs, too, during the grace."""
     grace = timedelta(hours=body["grace_hours"])
     return _with_secret(service.rotate_secret(session, principal.owner_id, webhook_id, grace))
@@ -160,7 +162,7 @@ def rotate_secret(session: Session, principal: Principal, body: Body, webhook_id
     returns=answers.DeliveryOut(),
     problems=(404, 422),
 )
-def ping(session: Session, principal: Principal, _: Body, webhook_id: str) -> Response:
+def ping_webhook(session: Session, principal: Principal, _: Body, webhook_id: str) -> Response:
     """Have a message of type `webhook.ping` delivered."""
     delivery_id = service.ping(session, principal.owner_id, webhook_id)
     return _delivery(session, webhook_id, delivery_id)
@@ -178,7 +180,7 @@ def _delivery(session: Session, webhook_id: str, delivery_id: str) -> Response:
     problems=(404,),
     role="viewer",
 )
-def list_deliveries(
+def list_webhook_deliveries(
     connection: Connection, principal: Principal, query: Body, webhook_id: str
 ) -> Response:
     """List a webhook's deliveries, newest first: `status=dead` are those that were given up."""
@@ -198,7 +200,7 @@ def list_deliveries(
     returns=answers.DeliveryOut(),
     problems=(404, 422),
 )
-def replay_delivery(
+def replay_webhook_delivery(
     session: Session, principal: Principal, _: Body, webhook_id: str, delivery_id: str
 ) -> Response:
     """Have a finished delivery attempted anew, with the same message id."""

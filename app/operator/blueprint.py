@@ -124,7 +124,7 @@ def _compared(principal: Principal) -> Report:
     prepare=_compared,
     headers=(answers.OPERATOR_ROLE,),
 )
-def refresh(session: Session, principal: Principal, report: Report) -> Response:
+def refresh_evidence(session: Session, principal: Principal, report: Report) -> Response:
     """Hold the evidence that trust rests on to history, and repair what differs."""
     repaired = repair(session, report)
     return json_response({"status": "refreshed", "role": _role(principal), **repaired.document()})

@@ -15,6 +15,77 @@ from app.http.problems import known_codes
 from tests.client import Api, Contract
 
 # Documents and files, not part of the API.
+OPERATIONS = [
+    "accept_delegation",
+    "accept_result",
+    "answer_question",
+    "ask_question",
+    "cancel_delegation",
+    "claim_delegation",
+    "compare_versions",
+    "create_delegation",
+    "create_delegations",
+    "create_webhook",
+    "decline_delegation",
+    "delete_acceptance_rules",
+    "delete_webhook",
+    "deliver_result",
+    "deprecate_agent",
+    "dispute_result",
+    "fail_delegation",
+    "fork_agent",
+    "get_acceptance_rules",
+    "get_account",
+    "get_account_statement",
+    "get_agent",
+    "get_behavioral_diff",
+    "get_contract_schema",
+    "get_dashboard",
+    "get_delegation",
+    "get_delegation_contract",
+    "get_delegation_events",
+    "get_delegation_status",
+    "get_health",
+    "get_ledger_digest",
+    "get_namespace",
+    "get_problem_code",
+    "get_readiness",
+    "get_reconciliation",
+    "get_service",
+    "get_transaction",
+    "get_transaction_proof",
+    "get_trust",
+    "get_version",
+    "get_webhook",
+    "list_admin_actions",
+    "list_agents",
+    "list_capabilities",
+    "list_delegations",
+    "list_evaluations",
+    "list_legacy_delegations",
+    "list_metering_events",
+    "list_transactions",
+    "list_versions",
+    "list_webhook_deliveries",
+    "list_webhooks",
+    "meter_delegation",
+    "pay_out",
+    "ping_webhook",
+    "publish_version",
+    "put_acceptance_rules",
+    "reauthorize_delegation",
+    "record_evaluation",
+    "refresh_evidence",
+    "register_agent",
+    "replay_webhook_delivery",
+    "report_usage",
+    "resolve_dispute",
+    "reverse_transaction",
+    "rotate_webhook_secret",
+    "send_heartbeat",
+    "top_up",
+    "update_webhook",
+]
 PAGES = {"/docs", "/openapi.json", "/metrics", "/assets/{filename}"}
 
 
@@ -68,6 +139,14 @@ def test_every_operation_says_what_it_does_and_who_may(document: dict[str, Any])
             names = {parameter["name"] for parameter in operation["parameters"]}
             assert "Idempotency-Key" in names, path
             assert {"400", "401", "403", "409"} <= operation["responses"].keys(), path
+
+
+def test_generated_clients_have_stable_names(document: dict[str, Any]) -> None:
+    """A method of a client is named by its operation; a new name is a break for its users."""
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    assert sorted(names) == OPERATIONS
+    assert document["servers"][0]["url"] == "/"
 
 
 def test_every_schema_has_valid_examples(document: dict[str, Any]) -> None:

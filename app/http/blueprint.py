@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
-from http import HTTPStatus
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -24,6 +23,7 @@ from app.http.auth import require_role
 from app.http.context import services
 from app.http.errors import PathNotFound, ValidationFailed
 from app.http.json_body import MAX_REPORTED, is_without_body, read_json_body
+from app.http.problems import response_name
 from app.http.schemas import build
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
@@ -318,7 +318,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         description: dict[str, Any] = {
             # Generated clients name their methods by it.
             "operationId": handler.__name__,
-            "responses": {status: HTTPStatus(status).name for status in sorted(set(statuses))},
+            "responses": {status: response_name(status) for status in sorted(set(statuses))},
             "security": [{"ApiKey": []}, {"Bearer": []}] if role else [],
         }
         if headers:

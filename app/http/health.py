@@ -19,7 +19,7 @@ from app.clock import ClockImplausible
 from app.errors import NotFound
 from app.http.blueprint import Blueprint, refuse_query
 from app.http.context import services
-from app.http.problems import known_codes
+from app.http.problems import known_codes, response_name
 from app.http.responses import json_response
 from app.http.schemas import Schema
 from app.ops.probe import FAULTS, UNAVAILABLE, code_of
@@ -28,7 +28,7 @@ from app.ops.timekeeping import watch_clock
 from app.ops.tracks import CURRENT, read_tracks
 
 # What any request may meet before its route.
-BEFORE = {400: "BAD_REQUEST", 421: "MISDIRECTED_REQUEST", 429: "TOO_MANY_REQUESTS"}
+BEFORE = {status: response_name(status) for status in (400, 421, 429)}
 HEALTHY = orjson.dumps({"status": "ok"})
 
 LINKS = {
@@ -221,7 +221,7 @@ _codes = cache(known_codes)
 
 @blueprint.route("/problems/<code>")
 @blueprint.doc(
-    responses=BEFORE | {404: "NOT_FOUND", 422: "UNPROCESSABLE_ENTITY"},
+    responses=BEFORE | {status: response_name(status) for status in (404, 422)},
     operationId="get_problem_code",
 )
 @blueprint.response(200, ProblemCodeOut())

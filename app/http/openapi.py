@@ -12,7 +12,7 @@ from apispec.ext.marshmallow.common import resolve_schema_instance
 from flask import Flask, Response
 
 from app.http.fields import JsonDocument
-from app.http.problems import CONTENT_TYPE, KINDS
+from app.http.problems import CONTENT_TYPE, KINDS, phrase_of, response_name
 from app.http.schemas import ProblemOut, Schema
 from app.registry.examples import MANIFEST
 from app.registry.manifest_format import request_schema
@@ -76,10 +76,12 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
     def _register_responses(self) -> None:
         titles = {int(kind.status): kind.title for kind in KINDS.values()}
         for status in HTTPStatus:
-            response: dict[str, Any] = {"description": titles.get(int(status), status.phrase)}
+            response: dict[str, Any] = {"description": titles.get(int(status), phrase_of(status))}
             if status >= 400:
                 response["content"] = {CONTENT_TYPE: {"schema": ProblemOut()}}
-            self.spec.components.response(status.name, response, lazy=True)
+            # flask-smorest refers to some by the name in this version of Python.
+            for name in {response_name(status), status.name}:
+                self.spec.components.response(name, response, lazy=True)
 
     def _register_etag_headers(self) -> None:
         """The headers are documented where they are used."""

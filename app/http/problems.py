@@ -22,6 +22,13 @@ from app.http.credentials import CHALLENGE
 
 CONTENT_TYPE = "application/problem+json"
 # HTTP's own refusals: of the router, and of the server before the application is asked.
+# Reason phrases that newer versions of Python changed. Codes of problems are made of them and stay.
+_PHRASES = {
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
 HTTP_CODES = (400, 404, 405, 408, 413, 414, 415, 429, 431, 500)
 log = structlog.get_logger("agenthub.http")
 
@@ -99,8 +106,8 @@ def known_codes() -> dict[str, tuple[Kind, str]]:
         if "code" in vars(cls)
     }
     for status in map(HTTPStatus, HTTP_CODES):
-        kind = Kind(status, status.phrase)
-        codes[_code(status)] = (kind, f"{status.description or status.phrase}.")
+        kind = Kind(status, phrase_of(status))
+        codes[_code(status)] = (kind, f"{status.description or phrase_of(status)}.")
     return dict(sorted(codes.items()))
 
 
@@ -111,7 +118,17 @@ def _subclasses(cls: type[errors.DomainError]) -> Iterator[type[errors.DomainErr
 
 
 def _code(status: HTTPStatus) -> str:
-    return status.phrase.lower().replace(" ", "_").replace("-", "_")
+    return phrase_of(status).lower().replace(" ", "_").replace("-", "_")
+
+
+def phrase_of(status: int) -> str:
+    """Return the reason phrase of a status, which is the same in every version of Python."""
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
+
+
+def response_name(status: int) -> str:
+    """Return the name of a status's response in the OpenAPI document."""
+    return phrase_of(status).upper().replace(" ", "_").replace("-", "_").replace("'", "")
 
 
 def problem(
@@ -149,8 +166,9 @@ def problem_document(error: errors.DomainError, request_id: str) -> bytes:
 
 def http_document(status: HTTPStatus, request_id: str) -> bytes:
     """Return one of HTTP's own refusals as a problem document, where no application is at hand."""
-    detail = f"{status.description or status.phrase}."
-    return _document(status, _code(status), status.phrase, detail, request_id)
+    phrase = phrase_of(status)
+    detail = f"{status.description or phrase}."
+    return _document(status, _code(status), phrase, detail, request_id)
 
 
 def domain_problem(error: errors.DomainError) -> Response:
@@ -175,7 +193,7 @@ def _http_problem(error: HTTPException) -> Response:
         return Response(base.get_data(), base.status_code, base.headers)
     status = HTTPStatus(base.status_code)
     response = problem(
-        status, _code(status), status.phrase, error.description or status.description
+        status, _code(status), phrase_of(status), error.description or status.description
     )
     for name, value in base.headers.items():
         if name not in ("Content-Type", "Content-Length"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 import structlog
 from flask import make_response, request
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -13,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from app.errors import DomainError
 from app.http.context import request_id
-from app.http.problems import kind_of
+from app.http.problems import kind_of, phrase_of
 from app.operator.errors import PageNotFound
 from app.operator.web import is_live, pages, render, visitor
 
@@ -41,7 +39,7 @@ def _refused(error: DomainError) -> Response:
 def _http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:
         return error.get_response()
-    return _page(error.code, HTTPStatus(error.code).phrase, error.description or "")
+    return _page(error.code, phrase_of(error.code), error.description or "")
 
 
 @pages.errorhandler(OperationalError)

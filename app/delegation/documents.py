@@ -36,7 +36,8 @@ def effective(row: Any, now: datetime) -> Any:
     if due is None:
         return row
     shown = SimpleNamespace(
-        **{name: getattr(row, name) for name in _COLUMNS},
+        # A row of a list has not all of them.
+        **{name: getattr(row, name) for name in _COLUMNS if hasattr(row, name)},
     )
     shown.status, shown.settlement, shown.due_at = due.status, due.settlement, None
     claim = lifecycle.claim_of(row)

@@ -51,6 +51,13 @@ AnyRow = Row[*tuple[Any, ...]]
 MAX_LIVE = 2**31 - 1
 
 _columns = tuple(Delegation.__table__.c)
+# As much of a task as a line of a list shows, in characters.
+BRIEF = 160
+_TEXTS = ("task_spec", "task_input", "deliverable", "policy_decision")
+_brief_columns = (
+    *(column for column in _columns if column.name not in _TEXTS),
+    func.substr(Delegation.task_spec, 1, BRIEF).label("task_spec"),
+)
 _in_escrow = Delegation.held_micros - Delegation.released_micros
 _find_delegation = select(*_columns).where(Delegation.id == bindparam("delegation_id"))
 _list_events = (
@@ -124,22 +131,27 @@ def list_delegations(
     owner_id: str | None,
     agent_id: str | None = None,
     role: str | None = None,
-    status: str | None = None,
+    status: str | Collection[str] | None = None,
     settlement: str | None = None,
     created_from: datetime | None = None,
     created_before: datetime | None = None,
     limit: int,
     before: tuple[datetime, str] | None = None,
+    brief: bool = False,
 ) -> list[AnyRow]:
     """Return up to ``limit`` delegations, newest first, older than the position ``before``.
+
+    ``status`` is one state or several. ``brief`` leaves out the texts of a task that no list shows
+    and all but the beginning of ``task_spec``.
 
     ``owner_id`` limits them to those with an agent of that owner on either side. Each side has an
     index in the order of the list, so that the two short runs of a page are all that is read. Those
     that are not settled are few, however many there are in all, and are found among themselves.
     """
     filters: list[ColumnElement[bool]] = []
-    if status is not None:
-        filters.append(Delegation.status == status)
+    statuses = {status} if isinstance(status, str) else set(status or ())
+    if statuses:
+        filters.append(Delegation.status.in_(sorted(statuses)))
     if settlement is not None:
         filters.append(Delegation.settlement == settlement)
     if created_from is not None:
@@ -152,14 +164,15 @@ def list_delegations(
     if owner_id is None and agent_id is None:
         # Every delegation has both sides, so that one of them finds them all.
         sides = [REQUESTER]
-    unsettled = status in LIVE or settlement not in (None, SETTLED)
+    is_live = bool(statuses) and statuses.issubset(LIVE)
+    unsettled = is_live or settlement not in (None, SETTLED)
     if unsettled and agent_id is None and role is None:
         runs = [_live_run(owner_id, filters, limit)]
     else:
         runs = [_run(side, owner_id, agent_id, filters, limit) for side in sides]
     newest = union_all(*runs).subquery() if len(runs) > 1 else runs[0].subquery()
     statement = (
-        select(*_columns)
+        select(*(_brief_columns if brief else _columns))
         .where(Delegation.id.in_(select(newest.c.id)))
         .order_by(Delegation.created_at.desc(), Delegation.id.desc())
         .limit(limit)

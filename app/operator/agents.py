@@ -93,6 +93,7 @@ def agent(connection: Connection, visitor: Visitor, agent_id: str) -> str:
             agent_id=agent_id,
             role=role,
             limit=SHOWN_ROWS,
+            brief=True,
         )
         return [effective(one, now) for one in rows]
 

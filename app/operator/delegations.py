@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,48 +59,95 @@ def _day(name: str) -> datetime | None:
     return day if FIRST_YEAR <= day.year <= LAST_YEAR else None
 
 
+# Ranges that end now, by the name that addresses carry.
+RANGES = {
+    "1h": ("last hour", timedelta(hours=1)),
+    "24h": ("last 24 hours", timedelta(hours=24)),
+    "7d": ("last 7 days", timedelta(days=7)),
+    "30d": ("last 30 days", timedelta(days=30)),
+}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list of delegations is narrowed to; ``begin`` and ``end`` are days of one's own."""
+
+    statuses: tuple[str, ...]
+    settlement: str | None
+    agent_id: str | None
+    role: str | None
+    span: str | None
+    begin: datetime | None
+    end: datetime | None
+
+    @classmethod
+    def given(cls) -> Filters:
+        """Return the filters of the request; what is none of the choices counts as not given."""
+        asked = request.args.getlist("status")
+        settlement, role = request.args.get("settlement"), request.args.get("role")
+        span = request.args.get("range")
+        span = span if span in RANGES else None
+        return cls(
+            tuple(name for name in lifecycle.STATUSES if name in asked),
+            settlement if settlement in lifecycle.SETTLEMENTS else None,
+            request.args.get("agent_id", "").strip() or None,
+            role if role in (lifecycle.REQUESTER, lifecycle.DELEGATE) else None,
+            span,
+            None if span else _day("from"),
+            None if span else _day("to"),
+        )
+
+    @property
+    def number(self) -> int:
+        """How many filters are set."""
+        created = self.span or self.begin or self.end
+        return sum(map(bool, (self.statuses, self.settlement, self.agent_id, created)))
+
+    def created_from(self, now: datetime) -> datetime | None:
+        """Return the first moment that the list covers, None if it covers all."""
+        return now - RANGES[self.span][1] if self.span else self.begin
+
+    def created_before(self) -> datetime | None:
+        """Return the moment that the list ends before, None if it ends now."""
+        return self.end + timedelta(days=1) if self.end else None
+
+    def needs_search(self) -> bool:
+        """Tell whether rows may be few among all that there are: those of an ended state."""
+        has_ended = any(name in lifecycle.TERMINAL for name in self.statuses)
+        return has_ended and self.settlement in (None, lifecycle.SETTLED)
+
+
 @page("/delegations")
 def delegations(connection: Connection, visitor: Visitor) -> str:
     """List delegations, newest first."""
-    status, role = request.args.get("status"), request.args.get("role")
-    status = status if status in lifecycle.STATUSES else None
-    role = role if role in (lifecycle.REQUESTER, lifecycle.DELEGATE) else None
-    settlement = request.args.get("settlement")
-    settlement = settlement if settlement in lifecycle.SETTLEMENTS else None
-    agent_id = request.args.get("agent_id", "").strip() or None
-    begin, end = _day("from"), _day("to")
-    before = moment_position()
+    now, filters, before = clock.now(), Filters.given(), moment_position()
+    agent_id, begin, end = filters.agent_id, filters.created_from(now), filters.created_before()
     window = None
-    if status in lifecycle.TERMINAL and settlement in (None, lifecycle.SETTLED):
-        latest = before or ((end + timedelta(days=1), FIRST_ID) if end else None)
+    if filters.needs_search():
+        latest = before or ((end, FIRST_ID) if end else None)
         window = queries.find_window(connection, size=SEARCHED, before=latest)
     rows = queries.list_delegations(
         connection,
         owner_id=visitor.owner_scope,
         # An id that no agent can have finds nothing.
         agent_id=agent_id if agent_id is None or is_agent_id(agent_id) else NOBODY,
-        role=role if agent_id else None,
-        status=status,
-        settlement=settlement,
+        role=filters.role if agent_id else None,
+        status=filters.statuses,
+        settlement=filters.settlement,
         created_from=max(filter(None, (begin, window)), default=None),
-        created_before=end + timedelta(days=1) if end else None,
+        created_before=end,
         limit=PAGE_SIZE + 1,
         before=before,
+        brief=True,
     )
-    now = clock.now()
     return render(
         "delegations.html",
         title="Delegations",
         area="delegations",
         statuses=lifecycle.STATUSES,
-        status=status,
         settlements=lifecycle.SETTLEMENTS,
-        settlement=settlement,
-        role=role,
-        agent_id=agent_id or "",
-        begin=begin.date().isoformat() if begin else "",
-        end=end.date().isoformat() if end else "",
-        filtered=any((status, settlement, agent_id, begin, end)),
+        ranges=[(name, label) for name, (label, _) in RANGES.items()],
+        filters=filters,
         rows=[documents.effective(row, now) for row in rows[:PAGE_SIZE]],
         pager=Pager.of(rows, moment_cursor),
         searched_to=window if window and (begin is None or window > begin) else None,

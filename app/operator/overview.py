@@ -62,7 +62,7 @@ def overview(connection: Connection, visitor: Visitor) -> str:
     period = period if period in PERIODS else "24h"
     day = figures.sums.between(_hour(now) - 23, _hour(now))
     due = list_due(connection, DECISIONS, owner_id=owner_id, limit=6)
-    newest = list_delegations(connection, owner_id=owner_id, limit=8)
+    newest = list_delegations(connection, owner_id=owner_id, limit=8, brief=True)
     service = _service(connection) if visitor.is_admin else None
     notices = list(_notices(connection, live, day, service))
     return render(

@@ -32,7 +32,7 @@ class Pager:
     @staticmethod
     def to(cursor: str | None) -> str:
         """Return the address of the same list from a cursor on, or from its beginning."""
-        kept = [(name, value) for name, value in request.args.items() if name != "cursor"]
+        kept = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
         query = [*kept, ("cursor", cursor)] if cursor else kept
         return f"{request.path}?{urlencode(query)}"
 

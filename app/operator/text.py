@@ -99,6 +99,25 @@ def ago(moment: datetime, now: datetime) -> str:
     return "just now" if seconds >= 0 else "in a moment"
 
 
+def lasted(begin: datetime, end: datetime | None, now: datetime) -> str:
+    """Return how long something took, in its two largest units; until now, if it has not ended.
+
+    What goes on is told to the minute, so that a page does not change with each second.
+    """
+    seconds = max(0.0, ((end or now) - begin).total_seconds())
+    if end is None and seconds < 60:
+        return "under 1 min"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    whole, parts = int(seconds), []
+    for size, unit in (*_UNITS, (1, "s")):
+        amount, whole = divmod(whole, size)
+        parts.append(f"{amount} {unit}" if amount else "")
+    first = next(place for place, part in enumerate(parts) if part)
+    shown = parts[first : first + 2] if end or first < 2 else parts[first : first + 1]
+    return " ".join(part for part in shown if part)
+
+
 def words(name: str) -> str:
     """Return a name of the API as words."""
     return name.replace("_", " ")

@@ -43,7 +43,9 @@ class _Reader(HTMLParser):
         if self.form is None:
             return
         fields = self.form[1]
-        if tag == "input" and "name" in given:
+        if tag == "input" and given.get("type") == "checkbox":
+            fields.setdefault(given["name"], [""]).append(given.get("value", ""))
+        elif tag == "input" and "name" in given:
             fields[given["name"]] = [given.get("value", "")]
         elif tag == "select":
             self.select = given["name"]

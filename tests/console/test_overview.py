@@ -254,3 +254,16 @@ def test_money_and_time_are_written_for_people(time: Clock) -> None:
     assert text.ago(time.now, time.now) == "just now"
     assert text.percent(0, 0) == "\N{EN DASH}"
     assert text.percent(1, 3) == "33 %"
+    for seconds, ended, running in (
+        (0.25, "250 ms", "under 1 min"),
+        (59, "59 s", "under 1 min"),
+        (60, "1 min", "1 min"),
+        (3_725, "1 h 2 min", "1 h 2 min"),
+        (3_605, "1 h", "1 h"),
+        (185, "3 min 5 s", "3 min"),
+        (90_000, "1 d 1 h", "1 d 1 h"),
+        (-5, "0 ms", "under 1 min"),
+    ):
+        end = time.now + timedelta(seconds=seconds)
+        assert text.lasted(time.now, end, end) == ended
+        assert text.lasted(time.now, None, end) == running

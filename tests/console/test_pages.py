@@ -133,6 +133,62 @@ def test_delegations_are_filtered(world: World, admin: Visitor) -> None:
     nonsense = "from=9999-99-99&to=9999-12-31&status=x&role=y"
     assert found(nonsense) == set(known.values())
     assert found("agent_id=%00") == found("agent_id=nobody") == set()
+    both = {known["disputed"], known["declined"]}
+    assert found("status=disputed&status=declined") == both
+    assert found("status=disputed&status=offered") == {known["disputed"], known["offered"]}
+
+
+def test_delegations_are_filtered_by_ranges_that_end_now(
+    world: World, admin: Visitor, time: Clock
+) -> None:
+    world.register()
+    made = []
+    for hours in (40 * 24, 10 * 24, 2 * 24, 5):
+        made.append(world.offer())
+        time.advance(hours=hours)
+    made.append(world.offer())
+    # The session has ended meanwhile.
+    admin.sign_in()
+    for span, number in (("1h", 1), ("24h", 2), ("7d", 3), ("30d", 4), ("1y", 5)):
+        page = admin.see(f"/operator/delegations?range={span}&from=2026-11-20")
+        shown = [path[-36:] for path in links(page, "/operator/delegations/")]
+        assert shown == made[::-1][:number], span
+
+
+def test_a_list_keeps_all_its_states_from_page_to_page(
+    world: World, admin: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("paging", "delegations"):
+        monkeypatch.setattr(f"app.operator.{module}.PAGE_SIZE", 1)
+    world.register()
+    known = world.live()
+    page = admin.see("/operator/delegations?status=disputed&status=offered")
+    following = html.unescape(re.findall(r'rel="next" href="([^"]+)"', page)[0])
+    seen = links(page, "/operator/delegations/") + links(
+        admin.see(following), "/operator/delegations/"
+    )
+    shown = {path.partition("?")[0][-36:] for path in seen if "?" not in path}
+    assert shown == {known["disputed"], known["offered"]}
+
+
+def test_a_list_shows_the_task_its_budget_and_how_long_it_took(
+    world: World, admin: Visitor, time: Clock
+) -> None:
+    world.register()
+    one = world.offer(task_spec="Read <b>this</b> " + "x" * 400)
+    worker = world.accept(one)
+    world.meter(worker, 1.0)
+    time.advance(minutes=3)
+    page = admin.see("/operator/delegations")
+    assert "Read &lt;b&gt;this&lt;/b&gt; xxx" in page
+    assert "x" * 200 not in page
+    text = plain(page)
+    assert "1.00 of 4.00, 25 %" in text
+    assert re.search(r"\d min so far", text)
+    assert worker.send("deliver", output={"total": 1}).status_code == 200
+    world.command(one, "accept-result", {})
+    time.advance(minutes=30)
+    assert re.search(r"3 min \d+ s 20 Nov", plain(admin.see("/operator/delegations")))
 
 
 def test_a_rare_state_is_searched_for_in_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -41,8 +42,26 @@ def entry(row: Any) -> dict[str, Any]:
         "name": manifest["identity"]["name"],
         "description": manifest["identity"]["description"],
         "type": manifest["identity"]["type"],
+        "tags": manifest["identity"].get("tags") or [],
         "capabilities": len(manifest["capabilities"]),
     }
+
+
+def _lines(connection: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return agents as a list shows them: with who publishes them, since when, and their use."""
+    owners = queries.find_namespace_owners(connection, {row.namespace for row in rows})
+    names = find_owner_names(connection, set(owners.values()))
+    latest = [(row.id, row.latest_version) for row in rows]
+    published = queries.find_publications(connection, latest) if latest else {}
+    return [
+        entry(row)
+        | {
+            "owner": names.get(owners[row.namespace], owners[row.namespace]),
+            "published_at": published[row.id],
+            "completed": row.delegations_completed or 0,
+        }
+        for row in rows
+    ]
 
 
 @page("/agents")
@@ -68,7 +87,7 @@ def agents(connection: Connection, visitor: Visitor) -> str:
         mine=bool(request.args.get("mine")),
         total=queries.count_agents(connection),
         pager=Pager.of(rows, lambda row: encode_cursor(row.id)),
-        agents=[entry(row) for row in rows[:PAGE_SIZE]],
+        agents=_lines(connection, rows[:PAGE_SIZE]),
     )
 
 

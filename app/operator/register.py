@@ -47,6 +47,8 @@ def register_console(app: Flask) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters |= {
         "usd": text.usd,
+        "kind": text.kind,
+        "account": text.account,
         "lasted": text.lasted,
         "percent": text.percent,
         "size": text.size,

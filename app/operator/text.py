@@ -56,6 +56,30 @@ STATES = {
 }
 
 
+# What a movement of money is for.
+_KINDS = {
+    "opening": "opening credit",
+    "topup": "top-up",
+    "payout": "payout",
+    "hold": "held for work",
+    "release": "returned early",
+    "close": "work settled",
+    "reversal": "reversal",
+}
+# Accounts that belong to nobody here.
+_SYSTEM_ACCOUNTS = {"sys:world": "the world outside", "sys:fees": "fees"}
+
+
+def kind(name: str) -> str:
+    """Return what a movement of money is for, in words."""
+    return _KINDS.get(name, words(name))
+
+
+def account(account_id: str) -> str:
+    """Return whose an account is: an agent's id, or what the system keeps it for."""
+    return _SYSTEM_ACCOUNTS.get(account_id, account_id.removeprefix("agent:"))
+
+
 def state(name: str) -> State:
     """Return how a state is shown; one that is not known here is shown as it is."""
     return STATES.get(name, State(name.replace("_", " "), "minus", "idle"))

@@ -7,6 +7,7 @@ parsed; see ``orjson.Fragment`` in ``app.registry.documents``.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
@@ -333,6 +335,16 @@ def largest_namespaces(reader: Reader, *, limit: int) -> list[AnyRow]:
             .limit(limit)
         )
     )
+
+
+def find_publications(reader: Reader, versions: Collection[tuple[str, str]]) -> dict[str, datetime]:
+    """Return when versions were published, by agent; each is an agent's id and a version of it."""
+    rows = reader.execute(
+        select(Version.agent_id, Version.published_at).where(
+            tuple_(Version.agent_id, Version.version).in_(versions)
+        )
+    )
+    return {row.agent_id: row.published_at for row in rows}
 
 
 def list_agent_ids(reader: Reader, *, limit: int, offset: int) -> list[str]:

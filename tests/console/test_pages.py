@@ -63,6 +63,20 @@ def test_agents_are_found_by_words_of_their_ids(world: World, admin: Visitor) ->
     assert found("mine=1") == []
 
 
+def test_agents_are_listed_with_what_they_are_and_who_publishes_them(
+    world: World, admin: Visitor
+) -> None:
+    world.register()
+    world.live()
+    text = plain(admin.see("/operator/agents?q=globex+reader"))
+    for words in (
+        "@globex:invoice-reader Invoice Reader,",
+        "finance invoices active unrated 2.0.0 of 2 20 Nov",
+        "min ago globex 0 delegations",
+    ):
+        assert words in text
+
+
 def test_an_agent_shows_what_is_known_of_it(world: World, admin: Visitor) -> None:
     world.register()
     world.live()
@@ -310,7 +324,7 @@ def test_a_dispute_shows_what_it_is_decided_on(
 def test_the_world_outside_has_a_statement(world: World, admin: Visitor) -> None:
     world.register()
     text = plain(admin.see("/operator/ledger/accounts/sys:world"))
-    assert text.count("topup") == len(AGENTS)
+    assert text.count("top-up") == len(AGENTS)
     assert "\N{MINUS SIGN}250.00" in text
 
 

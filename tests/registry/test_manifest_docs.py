@@ -84,6 +84,14 @@ def test_the_examples_can_be_registered(acme: Api) -> None:
     assert len(json.dumps(tiny, indent=1).splitlines()) < 40
 
 
+def test_the_agent_of_the_readme_can_be_registered(acme: Api) -> None:
+    page = (ROOT / "README.md").read_text()
+    (shown,) = re.findall(r"cat > agent\.json <<'END'\n(.*?)\nEND\n", page, re.S)
+    answer = acme.post("/v1/agents", json.loads(shown))
+    assert answer.status_code == 200, answer.get_json()
+    assert answer.get_json()["id"] == "@acme:echo"
+
+
 if __name__ == "__main__":
     for name, table in tables().items():
         print(f"### {name}\n\n{table}\n")

@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "demo": Entry(
         "app.commands:demo",
-        "Register agents over HTTP, delegate work between them, and show the calls as curl lines.",
+        "Register agents over HTTP, delegate work between them, and show calls as curl lines.",
     ),
     "doctor": Entry(
         "app.commands:doctor",

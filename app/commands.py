@@ -48,6 +48,8 @@ from app.ops.terminal import (
 )
 from app.ops.tracks import OutdatedSchema
 
+DEMO_KEYS_LIVE = timedelta(hours=1)
+
 # What a command may find that the operator can mend; the message says how.
 EXPECTED = (
     SettingsError,
@@ -391,8 +393,15 @@ def deliver_webhooks(as_json: bool) -> None:
     "--operator-key", envvar="AGENTHUB_OPERATOR_KEY",
     help="Key of role admin, which brings money in.",
 )  # fmt: skip
-def demo(url: str, api_key: str | None, worker_key: str | None, operator_key: str | None) -> None:
-    """Register agents over HTTP, delegate work between them, and show the calls as curl lines.
+@click.option("-v", "--verbose", is_flag=True, help="Show every call as a curl line.")
+def demo(
+    url: str,
+    api_key: str | None,
+    worker_key: str | None,
+    operator_key: str | None,
+    verbose: bool,
+) -> None:
+    """Register agents over HTTP, delegate work between them, and show calls as curl lines.
 
     It can be run again: agents are registered once, and each run delegates anew.
     """
@@ -407,32 +416,56 @@ def demo(url: str, api_key: str | None, worker_key: str | None, operator_key: st
         given = {name: key for name, key in keys.items() if key}
         if api_key is None:
             given |= _make_demo_keys(keys.keys() - given.keys())
-        callers = {name: demonstration.Caller(url, key, name) for name, key in given.items()}
+        callers = {
+            name: demonstration.Caller(url, key, name, verbose) for name, key in given.items()
+        }
         requester = callers["AGENTHUB_API_KEY"]
         for call in demonstration.calls():
             requester.make_once(call)
         if len(callers) < len(keys):
             console.print("Give --worker-key and --operator-key to see work delegated, too.")
             return
-        delegation.run(requester, callers["AGENTHUB_WORKER_KEY"], callers["AGENTHUB_OPERATOR_KEY"])
+        told = delegation.run(
+            requester, callers["AGENTHUB_WORKER_KEY"], callers["AGENTHUB_OPERATOR_KEY"]
+        )
+        _tell_of_demo(url, told, verbose)
     except CallFailed as error:
         raise Failure(str(error)) from None
+
+
+def _tell_of_demo(url: str, told: delegation.Told, verbose: bool) -> None:
+    """Say what the demonstration did, where to look at it, and show the calls that tell most."""
+    if not verbose:
+        for caller, call, answer in told:
+            caller.show(call, answer)
+    _, _, offered = told[0]
+    _, _, accepted = told[1]
+    click.echo(
+        f"{delegation.REQUESTER} delegated a task to another owner's {delegation.DELEGATE}.\n"
+        f"A worker process did it, was paid {accepted['charged_usd']} USD, and"
+        f" {accepted['refunded_usd']} USD went back. Look at it:\n\n"
+        f"  the agent       {url}/agents/{delegation.DELEGATE}\n"
+        f"  the delegation  {url}/operator/delegations/{offered['delegation_id']}\n"
+    )
+    if not verbose:
+        click.echo("Repeat the calls above, or change them; --verbose shows all of them.")
 
 
 def _make_demo_keys(variables: Set[str]) -> dict[str, str]:
     """Make keys of the demonstration in the local database and show them."""
     owners = {
-        "AGENTHUB_API_KEY": ("demo", "developer", None),
-        "AGENTHUB_WORKER_KEY": ("demo-partner", "developer", None),
-        "AGENTHUB_OPERATOR_KEY": ("demo-operator", "admin", clock.now() + timedelta(hours=1)),
+        "AGENTHUB_API_KEY": ("demo", "developer"),
+        "AGENTHUB_WORKER_KEY": ("demo-partner", "developer"),
+        "AGENTHUB_OPERATOR_KEY": ("demo-operator", "admin"),
     }
+    expires_at = clock.now() + DEMO_KEYS_LIVE
     made = {}
     with open_database() as (settings, database), database.transaction() as session:
         pepper = load_pepper(settings)
         for name in sorted(variables):
-            owner, role, expires_at = owners[name]
+            owner, role = owners[name]
             made[name] = access.create_key(session, pepper, owner, role, expires_at).secret
-    click.echo("# Keys for these calls; the operator's expires in an hour")
+    click.echo("# Keys for these calls; they expire in an hour")
     for name, key in made.items():
         click.echo(f"export {name}={key}")
     click.echo()

@@ -19,22 +19,39 @@ MAX_SHOWN = 400
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with an API key, which the curl lines take from the variable ``key_variable``."""
+    """Somebody with an API key, which the curl lines take from the variable ``key_variable``.
+
+    A caller that is not ``verbose`` shows a call only when ``show`` is asked to.
+    """
 
     url: str
     api_key: str
     key_variable: str = "AGENTHUB_API_KEY"
+    verbose: bool = True
 
     def make(self, call: Call) -> JsonObject:
-        """Show a call, make it, show the answer and return it. Raises ``CallFailed``."""
+        """Make a call and return the answer. Raises ``CallFailed``."""
+        if self.verbose:
+            self._show_call(call)
+        answer = send(self.url, self.api_key, call)
+        if self.verbose:
+            self._show_answer(call, answer)
+        return answer
+
+    def show(self, call: Call, answer: JsonObject) -> None:
+        """Show a call as a curl line, and what matters of its answer."""
+        self._show_call(call)
+        self._show_answer(call, answer)
+
+    def _show_call(self, call: Call) -> None:
         click.echo(f"# {call.purpose}")
         click.echo(call.as_curl(self.url, self.key_variable))
-        answer = send(self.url, self.api_key, call)
+
+    def _show_answer(self, call: Call, answer: JsonObject) -> None:
         if call.shows:
             click.echo(json.dumps({name: answer[name] for name in call.shows}) + "\n")
         else:
             click.echo(json.dumps(answer)[:MAX_SHOWN] + "\n")
-        return answer
 
     def make_once(self, call: Call) -> None:
         """Make a call whose effect may be there from an earlier run. Raises ``CallFailed``."""
@@ -43,7 +60,8 @@ class Caller:
         except CallFailed as error:
             if error.code != "idempotency_response_expired":
                 raise
-            click.echo("Done by an earlier run, whose answer is no longer kept.\n")
+            if self.verbose:
+                click.echo(f"# {call.purpose}: done by an earlier run, its answer is gone\n")
 
 
 def build_capability(

@@ -56,8 +56,15 @@ Payment due: 2026-12-18
 """
 
 
-def run(requester: Caller, partner: Caller, operator: Caller) -> None:
-    """Delegate inline, then remotely, and show the record of it. Raises ``CallFailed``."""
+Told = list[tuple[Caller, Call, JsonObject]]
+"""Calls that tell most of what happened, each with who made it and its answer."""
+
+
+def run(requester: Caller, partner: Caller, operator: Caller) -> Told:
+    """Delegate inline, then remotely; return the offer, its acceptance and the payment.
+
+    Raises ``CallFailed``.
+    """
     partner.make_once(
         Call(
             "Another owner, demo-partner, registers an agent",
@@ -69,10 +76,16 @@ def run(requester: Caller, partner: Caller, operator: Caller) -> None:
     )
     _fund(requester, operator)
     _delegate_inline(requester)
-    delegation_id = _offer(requester)["delegation_id"]
+    offer = _offer()
+    offered = requester.make(offer)
     run_worker(partner)
-    _settle(requester, delegation_id)
-    _show_record(requester, partner, delegation_id)
+    acceptance, accepted = _settle(requester, offered["delegation_id"])
+    payment, paid = _show_record(requester, partner, offered["delegation_id"])
+    return [
+        (requester, offer, offered),
+        (requester, acceptance, accepted),
+        (partner, payment, paid),
+    ]
 
 
 def _fund(requester: Caller, operator: Caller) -> None:
@@ -113,32 +126,31 @@ def _delegate_inline(requester: Caller) -> None:
     )
 
 
-def _offer(requester: Caller) -> JsonObject:
-    return requester.make(
-        Call(
-            "Offer a task to the partner's agent: the estimate is held in escrow from now on",
-            "POST",
-            "/v1/delegations",
-            {
-                "execution": "remote",
-                "requester_agent_id": REQUESTER,
-                "delegate_agent_id": DELEGATE,
-                "capability_id": READ_INVOICE["id"],
-                "task_spec": "Read the invoice of Northwind Paper",
-                "task_input": {"invoice_text": INVOICE},
-                "estimated_cost_usd": 0.2,
-                "max_budget_usd": 0.5,
-                "required_permissions": ["documents.read"],
-            },
-            f"demo-offer-{new_id()}",
-            shows=("delegation_id", "status", "held_usd", "due_at", "due_outcome"),
-        )
+def _offer() -> Call:
+    return Call(
+        "Offer a task to the partner's agent: the estimate is held in escrow from now on",
+        "POST",
+        "/v1/delegations",
+        {
+            "execution": "remote",
+            "requester_agent_id": REQUESTER,
+            "delegate_agent_id": DELEGATE,
+            "capability_id": READ_INVOICE["id"],
+            "task_spec": "Read the invoice of Northwind Paper",
+            "task_input": {"invoice_text": INVOICE},
+            "estimated_cost_usd": 0.2,
+            "max_budget_usd": 0.5,
+            "required_permissions": ["documents.read"],
+        },
+        f"demo-offer-{new_id()}",
+        shows=("delegation_id", "status", "held_usd", "due_at", "due_outcome"),
     )
 
 
 def run_worker(partner: Caller) -> None:
     """Let the partner's worker do what waits, in a process that gets its key and nothing else."""
-    click.echo("# The partner's worker is a process of its own; these are the calls it makes\n")
+    if partner.verbose:
+        click.echo("# The partner's worker is a process of its own; these are the calls it makes\n")
     done = subprocess.run(  # noqa: S603 (this program itself)
         [sys.executable, "-m", "app.ops.demo_worker", DELEGATE],
         env=client_environment(AGENTHUB_URL=partner.url, AGENTHUB_API_KEY=partner.api_key),
@@ -148,13 +160,14 @@ def run_worker(partner: Caller) -> None:
         timeout=SECONDS_FOR_THE_WORKER,
         check=False,
     )
-    click.echo(done.stdout, nl=False)
+    if partner.verbose:
+        click.echo(done.stdout, nl=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines() or ["it said nothing"]
         raise CallFailed(f"the worker ended with exit code {done.returncode}: {reason[-1]}")
 
 
-def _settle(requester: Caller, delegation_id: str) -> None:
+def _settle(requester: Caller, delegation_id: str) -> tuple[Call, JsonObject]:
     path = f"/v1/delegations/{delegation_id}"
     shows = ("status", "actual_cost_usd", "deliverable", "due_at", "due_outcome")
     found = requester.make(Call("The clerk looks at the result", "GET", path, shows=shows))
@@ -162,19 +175,18 @@ def _settle(requester: Caller, delegation_id: str) -> None:
         raise CallFailed(
             f"the worker should have delivered {delegation_id}, which is {found['status']}"
         )
-    requester.make(
-        Call(
-            "The clerk accepts it: the cost is paid, the rest of what is held goes back",
-            "POST",
-            f"{path}/accept-result",
-            {},
-            f"demo-accept-{new_id()}",
-            shows=("status", "charged_usd", "refunded_usd"),
-        )
+    acceptance = Call(
+        "The clerk accepts the result: the cost is paid, the rest of what is held goes back",
+        "POST",
+        f"{path}/accept-result",
+        {},
+        f"demo-accept-{new_id()}",
+        shows=("status", "charged_usd", "refunded_usd"),
     )
+    return acceptance, requester.make(acceptance)
 
 
-def _show_record(requester: Caller, partner: Caller, delegation_id: str) -> None:
+def _show_record(requester: Caller, partner: Caller, delegation_id: str) -> tuple[Call, JsonObject]:
     requester.make(
         Call(
             "Who did what when, and what it cost",
@@ -183,14 +195,13 @@ def _show_record(requester: Caller, partner: Caller, delegation_id: str) -> None
             shows=("status", "charged_usd", "audit_trail"),
         )
     )
-    statement = partner.make(
-        Call(
-            "The partner sees the payment in its account",
-            "GET",
-            f"/v1/ledger/accounts/agent:{DELEGATE}/statement?limit=1",
-            shows=("entries",),
-        )
+    payment = Call(
+        "The partner sees the payment in its account",
+        "GET",
+        f"/v1/ledger/accounts/agent:{DELEGATE}/statement?limit=1",
+        shows=("entries",),
     )
+    statement = partner.make(payment)
     transaction_id = statement["entries"][0]["transaction_id"]
     partner.make(
         Call(
@@ -200,3 +211,4 @@ def _show_record(requester: Caller, partner: Caller, delegation_id: str) -> None
             shows=("kind", "dedupe_key", "delegation_id", "postings"),
         )
     )
+    return payment, statement

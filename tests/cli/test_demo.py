@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app import clock
 from app.config import Settings, client_environment
@@ -55,7 +56,7 @@ def delegations(client: Client) -> list[dict[str, Any]]:
 def test_it_can_be_run_again_and_its_lines_copied(
     server: Server, demo: Callable[..., Any], settings: Settings, tmp_path: Path
 ) -> None:
-    first, second = demo(), demo()
+    first, second = demo("--verbose"), demo("-v")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     listed = server.client().request("GET", "/v1/namespaces/demo").document["data"]
     assert [agent["id"] for agent in listed] == DEMO_AGENTS
@@ -98,9 +99,38 @@ def test_it_can_be_run_when_its_answers_are_no_longer_kept(
     later = clock.now() + timedelta(days=30)
     with opened(server) as database, clock.frozen(lambda: later), database.transaction() as session:
         assert drop_expired_bodies(session)
-    again = demo()
+    again = demo("--verbose")
     assert again.returncode == 0, again.stderr
-    assert "no longer kept" in again.stdout
+    assert "done by an earlier run" in again.stdout
+
+
+def test_it_ends_in_a_few_lines_three_calls_and_links_to_what_it_made(
+    server: Server, demo: Callable[..., Any]
+) -> None:
+    done = demo()
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^curl ", done.stdout, re.MULTILINE)) == 3
+    prose = done.stdout.rpartition("}]}\n")[2].strip()
+    assert len([line for line in prose.splitlines() if line]) <= 10
+    assert len(done.stdout) < 5_000
+    keys = dict(re.findall(r"^export (\w+)=(.*)", done.stdout, re.MULTILINE))
+    links = re.findall(r"http://127\.0\.0\.1:\d+(/(?:agents|operator)/\S+)", prose)
+    assert links[0] == f"/agents/{DELEGATE}"
+    made = delegations(server.client(keys["AGENTHUB_API_KEY"]))
+    assert links[1] == f"/operator/delegations/{made[0]['delegation_id']}"
+
+
+def test_no_key_is_left_without_an_end(server: Server, demo: Callable[..., Any]) -> None:
+    assert demo().returncode == 0
+    with opened(server) as database, database.read() as connection:
+        keys = connection.execute(
+            sa.text(
+                "SELECT k.expires_at FROM access_api_keys k JOIN access_owners o"
+                " ON o.id = k.owner_id WHERE o.name LIKE 'demo%'"
+            )
+        ).all()
+    assert len(keys) == 3
+    assert all(expires_at is not None for (expires_at,) in keys)
 
 
 def test_a_remote_server_needs_the_keys_of_all_three(

@@ -12,6 +12,7 @@ import marshmallow as ma
 from app.delegation import lifecycle
 from app.delegation.acceptance import DEFAULT_LIVE_OFFERS, MAX_LIVE_OFFERS, MAX_OWNERS
 from app.http.fields import (
+    AnyOf,
     FullMatch,
     JsonBoolean,
     JsonDocument,
@@ -465,7 +466,11 @@ class DelegationListQuery(PageQuery):
         validate=ma.validate.OneOf((lifecycle.REQUESTER, lifecycle.DELEGATE)),
         metadata={"description": "The side that the agent, or your agents, must be on"},
     )
-    status = ma.fields.String(load_default=None, validate=ma.validate.OneOf(lifecycle.STATUSES))
+    status = AnyOf(
+        lifecycle.STATUSES,
+        load_default=None,
+        metadata={"description": "One state or several: repeated, or with commas between"},
+    )
     settlement = ma.fields.String(
         load_default=None, validate=ma.validate.OneOf(lifecycle.SETTLEMENTS)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -38,6 +38,26 @@ class PlainText(ma.validate.Validator):
             code, detail = fault
             raise ma.ValidationError([{"pointer": "", "code": code, "detail": detail}])
         return value
+
+
+class AnyOf(ma.fields.List[Any]):
+    """A parameter that names one or several of some choices: repeated, or with commas between.
+
+    Deserialized to the choices in their order, each once.
+    """
+
+    def __init__(self, choices: Sequence[str], **arguments: Any) -> None:
+        inner = ma.fields.String(validate=ma.validate.OneOf(choices))
+        super().__init__(inner, **arguments)
+        self.choices = choices
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> list[Any]:
+        given = {part for text in value for part in str(text).split(",")}
+        if not given.issubset(self.choices):
+            raise ma.ValidationError(f"expected one or several of: {', '.join(self.choices)}")
+        return [choice for choice in self.choices if choice in given]
 
 
 class JsonDocument(ma.fields.Raw):

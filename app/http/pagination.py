@@ -48,10 +48,17 @@ def _filters() -> dict[str, str]:
     """
     given: dict[str, Any] = g.get("query") or request.args
     return {
-        name: clock.isoformat(value) if isinstance(value, datetime) else str(value)
+        name: _text(value)
         for name, value in sorted(given.items())
         if name not in PLACE and value is not None
     }
+
+
+def _text(value: Any) -> str:
+    """Return the value of a filter as it can be asked for again."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return clock.isoformat(value) if isinstance(value, datetime) else str(value)
 
 
 def list_tag(rule: str, path: dict[str, str], filters: dict[str, str]) -> str:

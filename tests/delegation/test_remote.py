@@ -525,3 +525,51 @@ def test_what_a_delegation_moved_cannot_be_reversed(acme: Api, operator: Api) ->
     assert problem(refused) == (409, "ledger_not_reversible")
     assert balance(acme, CLERK) == 90
     assert status(acme, delegation) == "offered"
+
+
+class TestSeveralStates:
+    """Lists take several values of ``status``."""
+
+    @pytest.fixture
+    def states(self, agents: None, acme: Api, globex: Api) -> None:
+        """Two offers, one accepted and one declined task."""
+        for _ in range(2):
+            offer(acme)
+        accept(globex, offer(acme)["delegation_id"])
+        declined = path(offer(acme), "decline")
+        assert globex.post(declined, {"reason": "no time"}).status_code == 200
+
+    @pytest.mark.usefixtures("states")
+    @pytest.mark.parametrize(
+        ("query", "found"),
+        [
+            ("status=offered", ["offered", "offered"]),
+            ("status=offered&status=declined", ["declined", "offered", "offered"]),
+            ("status=declined,offered", ["declined", "offered", "offered"]),
+            ("status=declined,declined", ["declined"]),
+            ("status=in_progress,declined", ["declined", "in_progress"]),
+            ("status=completed", []),
+        ],
+    )
+    def test_one_of_them_is_enough(self, acme: Api, query: str, found: list[str]) -> None:
+        listed = acme.get(f"{DELEGATIONS}?{query}").get_json()["data"]
+        assert [one["status"] for one in listed] == found
+
+    @pytest.mark.usefixtures("states")
+    def test_pages_keep_all_of_them(self, acme: Api) -> None:
+        query = "status=offered&status=declined"
+        first = acme.get(f"{DELEGATIONS}?{query}&limit=1")
+        cursor = first.get_json()["pagination"]["next_cursor"]
+        link = first.headers["Link"].partition(">")[0].removeprefix("<")
+        for following in (f"{DELEGATIONS}?status=declined,offered&limit=1&cursor={cursor}", link):
+            (second,) = acme.get(following).get_json()["data"]
+            assert second["status"] == "offered"
+        other = acme.get(f"{DELEGATIONS}?status=offered&cursor={cursor}")
+        assert problem(other) == (422, "validation_failed")
+
+    @pytest.mark.parametrize("value", ["", "done", "offered,", "offered,done", "offered, declined"])
+    def test_an_unknown_one_is_refused(self, acme: Api, value: str) -> None:
+        refused = acme.get(f"{DELEGATIONS}?status={value}")
+        (error,) = refused.get_json()["errors"]
+        assert (refused.status_code, error["parameter"]) == (422, "status")
+        assert error["detail"].startswith("expected one or several of: offered, ")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -45,8 +45,11 @@ class _ManifestJudge(Judge):
     """Says in words what a member is expected to be, where a pattern or a format would not."""
 
     def _expected(self, keyword: str, uri: str, tokens: list[str]) -> str:
-        if keyword in ("pattern", "format"):
-            return f"Must be {in_words(self._rule(uri, tokens[:-1]))}."
+        rule = self._rule(uri, tokens[:-1])
+        # A condition has no type; what it demands is in its description.
+        is_described = "description" in rule and "type" not in rule
+        if keyword in ("pattern", "format") or is_described:
+            return f"Must be {in_words(rule)}."
         return super()._expected(keyword, uri, tokens)
 
     def _missing(self, name: str, uri: str, tokens: list[str]) -> str:
@@ -86,6 +89,7 @@ _DRAFTS = {
     )
 }
 
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 _IN_SCHEMA = re.compile("/capabilities/[0-9]+/(input|output)_schema/")
 
 
@@ -261,9 +265,18 @@ def _inline_schema_faults(inline: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if validator.is_valid(inline):
         return
     for error in validator.evaluate(inline).errors():
-        keyword = error["schemaLocation"].rpartition("/")[2]
-        detail = f"Must be valid JSON Schema; the meta-schema's rule {keyword} is broken here."
-        yield error["instanceLocation"], detail
+        yield error["instanceLocation"], _expected_by_meta_schema(error)
+
+
+def _expected_by_meta_schema(error: Mapping[str, Any]) -> str:
+    """Say what a meta-schema expects; the message begins with the value, which is not repeated."""
+    if re.search("/type(/[0-9]+)?$", error["instanceLocation"]):
+        return f"Must be a type of JSON Schema: {', '.join(_TYPES)}, or a list of these."
+    kinds = re.search(r" is not of types? ((?:\"[a-z]+\"(?:, )?)+)$", error["error"])
+    if kinds is not None:
+        return f"Must be of type {kinds[1]}, as JSON Schema demands of this keyword."
+    keyword = error["schemaLocation"].rpartition("/")[2]
+    return f"Must be valid JSON Schema; its own rule {keyword} is broken here."
 
 
 def _inline_secrets(manifest: object) -> Iterator[Finding]:

@@ -573,6 +573,50 @@ def test_details_say_in_words_what_is_expected(pointer: str, case: tuple[object,
     assert violation.detail.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("changes", "pointer", "detail"),
+    [
+        (
+            {"composition": {"type": "graph", "deterministic": True}},
+            "/composition/steps",
+            "This member is required: a list of at least 2 steps.",
+        ),
+        (
+            {"composition": {"type": "graph", "deterministic": True, "steps": []}},
+            "/composition/steps",
+            "Must be a list of at least 2 steps.",
+        ),
+        (
+            {"interfaces": [build_interface(privileged=True, permissions=[])]},
+            f"{INTERFACE}/permissions",
+            "Must be a list of at least 1 permission, since the interface is privileged.",
+        ),
+        (
+            {"capabilities": [build_capability(input_schema={})]},
+            f"{INPUT}/type",
+            'This member is required: a type of JSON Schema, such as "object", unless the schema'
+            " is a $ref_uri alone.",
+        ),
+        (
+            {"capabilities": [build_capability(input_schema={"type": "objekt"})]},
+            f"{INPUT}/type",
+            "Must be a type of JSON Schema: array, boolean, integer, null, number, object, string,"
+            " or a list of these.",
+        ),
+        (
+            {"capabilities": [build_capability(input_schema={"type": "object", "required": 5})]},
+            f"{INPUT}/required",
+            'Must be of type "array", as JSON Schema demands of this keyword.',
+        ),
+    ],
+)
+def test_conditions_say_what_they_demand_and_why(
+    changes: Document, pointer: str, detail: str
+) -> None:
+    (violation,) = validate(build_manifest(**changes))
+    assert (violation.pointer, violation.detail) == (pointer, detail)
+
+
 def test_missing_members_are_told_with_what_is_expected_of_them() -> None:
     """One round tells everything: nobody has to send identity to learn what belongs there."""
     details = {violation.pointer: violation.detail for violation in validate({})}

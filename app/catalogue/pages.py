@@ -14,7 +14,7 @@ from app.catalogue import calls
 from app.catalogue.fields import table
 from app.catalogue.web import page, pages, render, respond
 from app.http.context import services
-from app.http.pagination import MAX_PAGE_BYTES, decode_cursor, encode_cursor
+from app.http.pagination import MAX_PAGE_BYTES, decode_cursor, encode_cursor, fitting
 from app.operator.remembered import Remembered
 from app.operator.web import HERE as CONSOLE
 from app.registry import documents, queries
@@ -94,7 +94,9 @@ def agents(connection: Connection) -> str:
         text.split()[:MAX_WORDS],
         after=decode_cursor(cursor, r"[!-~]+") if cursor else "",
         limit=PAGE_SIZE + 1,
+        max_bytes=MAX_PAGE_BYTES,
     )
+    shown = fitting(rows, PAGE_SIZE)
     return render(
         "agents.html",
         title="Agents",
@@ -102,18 +104,18 @@ def agents(connection: Connection) -> str:
         description="Every agent of this service, by its id.",
         text=text,
         total=queries.count_agents(connection),
-        agents=[entry(row) for row in rows[:PAGE_SIZE]],
-        following=_following(rows, q=text),
+        agents=[entry(row) for row in rows[:shown]],
+        following=_following(rows, shown, q=text),
         is_first=cursor is None,
     )
 
 
-def _following(rows: list[Any], **kept: str) -> str | None:
-    """Return the address of the next page; None on the last one."""
-    if len(rows) <= PAGE_SIZE:
+def _following(rows: list[Any], shown: int, **kept: str) -> str | None:
+    """Return the address of the page after the ``shown`` rows; None on the last one."""
+    if len(rows) <= shown:
         return None
     parameters = {name: value for name, value in kept.items() if value}
-    parameters["cursor"] = encode_cursor(rows[PAGE_SIZE - 1].id)
+    parameters["cursor"] = encode_cursor(rows[shown - 1].id)
     return f"?{urlencode(parameters)}"
 
 
@@ -132,6 +134,7 @@ def namespace(connection: Connection, namespace: str) -> str:
         max_bytes=MAX_PAGE_BYTES,
         after=decode_cursor(cursor) if cursor else None,
     )
+    shown = fitting(rows, PAGE_SIZE)
     return render(
         "namespace.html",
         title=name,
@@ -140,8 +143,8 @@ def namespace(connection: Connection, namespace: str) -> str:
         namespace=name,
         owner=_owner_name(connection, owners[name]),
         total=queries.count_agents(connection, namespace=name),
-        agents=[entry(row) for row in rows[:PAGE_SIZE]],
-        following=_following(rows),
+        agents=[entry(row) for row in rows[:shown]],
+        following=_following(rows, shown),
         is_first=cursor is None,
     )
 

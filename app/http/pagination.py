@@ -123,6 +123,19 @@ def decode_moment(cursor: str) -> tuple[datetime, str]:
     return EPOCH + timedelta(microseconds=int(micros)), identifier
 
 
+def fitting(rows: Sequence[Any], limit: int) -> int:
+    """Return how many agents a page for people shows: as many as a page of the API would.
+
+    ``rows`` are agents, more than ``limit`` or beyond ``MAX_PAGE_BYTES`` if there is a next page.
+    """
+    size = 0
+    for place, row in enumerate(rows[:limit]):
+        size += len(row.manifest.encode())
+        if place and size > MAX_PAGE_BYTES:
+            return place
+    return min(limit, len(rows))
+
+
 def page_response(
     rows: Sequence[Any],
     document: Callable[[Any], dict[str, Any]],

@@ -14,7 +14,7 @@ from app.access.service import find_owner_names
 from app.delegation.documents import effective
 from app.delegation.lifecycle import DELEGATE, REQUESTER
 from app.delegation.queries import list_delegations
-from app.http.pagination import encode_cursor
+from app.http.pagination import MAX_PAGE_BYTES, encode_cursor, fitting
 from app.ledger.queries import find_balances, list_entries
 from app.ledger.service import agent_account
 from app.operator.accounts import linked, sides
@@ -77,7 +77,9 @@ def agents(connection: Connection, visitor: Visitor) -> str:
         owner_id=visitor.principal.owner_id if request.args.get("mine") else None,
         after=cursor(r"[!-~]+") or "",
         limit=PAGE_SIZE + 1,
+        max_bytes=MAX_PAGE_BYTES,
     )
+    shown = fitting(rows, PAGE_SIZE)
     return render(
         "agents.html",
         title="Agents",
@@ -86,8 +88,8 @@ def agents(connection: Connection, visitor: Visitor) -> str:
         status=status,
         mine=bool(request.args.get("mine")),
         total=queries.count_agents(connection),
-        pager=Pager.of(rows, lambda row: encode_cursor(row.id)),
-        agents=_lines(connection, rows[:PAGE_SIZE]),
+        pager=Pager.of(rows, lambda row: encode_cursor(row.id), shown),
+        agents=_lines(connection, rows[:shown]),
     )
 
 
@@ -160,7 +162,7 @@ def versioning(connection: Connection, visitor: Visitor) -> str:
     agent_id = request.args.get("agent_id", "").strip()
     given = {"base": request.args.get("base"), "target": request.args.get("target")}
     if not agent_id:
-        recent = queries.search_agents(connection, [], limit=SHOWN_ROWS)
+        recent = queries.search_agents(connection, [], limit=SHOWN_ROWS, max_bytes=MAX_PAGE_BYTES)
         return render(
             "versioning.html",
             title="Compare versions",

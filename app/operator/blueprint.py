@@ -76,7 +76,9 @@ def get_dashboard(connection: Connection, principal: Principal, query: dict[str,
 
 def _search(connection: Connection, text: str | None) -> dict[str, Any]:
     words = search_words(text or "")
-    rows = queries.search_agents(connection, words, limit=FOUND) if words else []
+    # All of them, since this list has no further page.
+    most = FOUND * services().settings.max_manifest_bytes
+    rows = queries.search_agents(connection, words, limit=FOUND, max_bytes=most) if words else []
     return {
         "query": text,
         "results": [

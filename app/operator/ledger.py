@@ -22,7 +22,7 @@ from app.operator.agents import search_words
 from app.operator.overview import CLEAN, RECONCILED
 from app.operator.paging import PAGE_SIZE, Pager, cursor
 from app.operator.web import Visitor, action, page, read_figures, render
-from app.registry.queries import search_agents
+from app.registry.queries import search_agent_ids
 
 MAX_FINDINGS = 20
 
@@ -31,14 +31,14 @@ MAX_FINDINGS = 20
 def ledger(connection: Connection, visitor: Visitor) -> str:
     """Show the accounts of agents, the state of the books, and the digest to keep."""
     text = request.args.get("q", "").strip()
-    agents = search_agents(
+    agents = search_agent_ids(
         connection,
         search_words(text),
         owner_id=visitor.owner_scope,
         after=cursor(r"[!-~]+") or "",
         limit=PAGE_SIZE + 1,
     )
-    ids = [agent_account(row.id) for row in agents[:PAGE_SIZE]]
+    ids = [agent_account(one) for one in agents[:PAGE_SIZE]]
     found = queries.find_balances(connection, [*ids, WORLD])
     figures = read_figures(connection, visitor.owner_scope)
     live = count_live(connection, visitor.owner_scope)
@@ -48,7 +48,7 @@ def ledger(connection: Connection, visitor: Visitor) -> str:
         area="ledger",
         text=text,
         accounts=[(identifier, found.get(identifier)) for identifier in ids],
-        pager=Pager.of(agents, lambda row: encode_cursor(row.id)),
+        pager=Pager.of(agents, encode_cursor),
         world=WORLD if visitor.is_admin and WORLD in found else None,
         digest=seals.read_digest(connection),
         reconciled=find_last(connection, RECONCILED) if visitor.is_admin else None,

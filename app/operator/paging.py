@@ -23,11 +23,17 @@ class Pager:
     following: str | None
 
     @classmethod
-    def of(cls, rows: Sequence[Any], position: Callable[[Any], str]) -> Pager:
-        """Return the pager of a page that ``rows`` holds one more than, if there is a next one."""
-        more = len(rows) > PAGE_SIZE
+    def of(
+        cls, rows: Sequence[Any], position: Callable[[Any], str], shown: int | None = None
+    ) -> Pager:
+        """Return the pager of a page of ``shown`` rows; if there is a next one, there are more.
+
+        A page shows ``PAGE_SIZE`` rows unless it says otherwise.
+        """
+        shown = PAGE_SIZE if shown is None else shown
+        more = len(rows) > shown
         first = cls.to(None) if "cursor" in request.args else None
-        return cls(first, cls.to(position(rows[PAGE_SIZE - 1])) if more else None)
+        return cls(first, cls.to(position(rows[shown - 1])) if more else None)
 
     @staticmethod
     def to(cursor: str | None) -> str:

@@ -259,6 +259,29 @@ def list_agents(
     return sorted(rows, key=attrgetter("id"))
 
 
+def _matching(
+    columns: Iterable[Any],
+    words: Sequence[str],
+    *,
+    status: str | None = None,
+    owner_id: str | None = None,
+    after: str = "",
+    limit: int,
+) -> AnySelect | None:
+    """Select columns of agents whose id has every word; None for words that no id can have."""
+    if not all(word.isascii() and word.isprintable() for word in words):
+        return None
+    page = select(*columns).where(Agent.id > after).order_by(Agent.id).limit(limit)
+    for word in words:
+        page = page.where(Agent.id.contains(word.lower(), autoescape=True))
+    if status is not None:
+        page = page.where(Agent.status == status)
+    if owner_id is not None:
+        mine = select(Namespace.name).where(Namespace.owner_id == owner_id)
+        page = page.where(Agent.namespace.in_(mine))
+    return page
+
+
 def search_agents(
     reader: Reader,
     words: Sequence[str],
@@ -267,24 +290,28 @@ def search_agents(
     owner_id: str | None = None,
     after: str = "",
     limit: int,
+    max_bytes: int,
 ) -> list[AnyRow]:
     """Return up to ``limit`` agents by id, after the id ``after``, whose id has every word.
 
-    Ids are in one index, which holds nothing else, so that reading all of it takes some
-    milliseconds for 100,000 agents. ``owner_id`` limits them to an owner's.
+    The one whose manifest takes those of all over ``max_bytes`` is the last. Ids are in one index,
+    which holds nothing else, so that reading all of it takes some milliseconds for 100,000 agents.
+    ``owner_id`` limits them to an owner's.
     """
-    if not all(word.isascii() and word.isprintable() for word in words):
+    page = _matching(
+        Agent.__table__.c, words, status=status, owner_id=owner_id, after=after, limit=limit
+    )
+    if page is None:
         return []
-    page = select(Agent).where(Agent.id > after).order_by(Agent.id).limit(limit)
-    for word in words:
-        page = page.where(Agent.id.contains(word.lower(), autoescape=True))
-    if status is not None:
-        page = page.where(Agent.status == status)
-    if owner_id is not None:
-        mine = select(Namespace.name).where(Namespace.owner_id == owner_id)
-        page = page.where(Agent.namespace.in_(mine))
-    rows = reader.execute(_with_latest(aliased(Agent, page.subquery("page"))))
-    return sorted(rows, key=attrgetter("id"))
+    return sorted(reader.execute(_within(page, max_bytes)), key=attrgetter("id"))
+
+
+def search_agent_ids(
+    reader: Reader, words: Sequence[str], *, owner_id: str | None, after: str, limit: int
+) -> list[str]:
+    """Return the ids of the agents that ``search_agents`` would, without reading anything else."""
+    page = _matching((Agent.id,), words, owner_id=owner_id, after=after, limit=limit)
+    return [] if page is None else list(reader.execute(page).scalars())
 
 
 _count_agents = select(cast(func.coalesce(func.sum(AgentCount.agents), 0), BigInteger)).where(

@@ -167,19 +167,43 @@ def test_a_long_list_has_pages(client: FlaskClient, acme: Api, monkeypatch: Any)
         body = {"namespace": "@acme", "manifest": manifest}
         assert acme.post("/v1/agents", body).status_code == 200
     for start in ("/agents", "/namespaces/@acme", "/agents?q=tiny"):
-        seen: list[str] = []
-        path: str | None = start
-        while path:
-            html = client.get(path, headers=BROWSER).text
-            seen += re.findall('href="/agents/(@[^"/]+)"', html)
-            following = re.search(r'rel="next" href="(\?[^"]+)"', html)
-            path = start.partition("?")[0] + unescape(following[1]) if following else None
-        assert seen == [f"@acme:tiny-{number}" for number in range(5)]
+        pages = pages_of(client, start)
+        assert [len(page) for page in pages] == [2, 2, 1]
+        assert [one for page in pages for one in page] == [f"@acme:tiny-{n}" for n in range(5)]
     parts = re.findall("<loc>http://localhost(.*?)</loc>", client.get("/sitemap.xml").text)
     assert len(parts) == 3
     listed = "".join(client.get(part).text for part in parts)
     found = re.findall("@acme:[a-z0-9-]+", listed)
     assert found == [f"@acme:tiny-{number}" for number in range(5)]
+
+
+def test_pages_of_large_manifests_are_cut_and_go_on(
+    client: FlaskClient, acme: Api, monkeypatch: Any
+) -> None:
+    """However large manifests are, a page reads a bounded part of them, and none is skipped."""
+    monkeypatch.setattr("app.catalogue.pages.MAX_PAGE_BYTES", 5_000)
+    monkeypatch.setattr("app.http.pagination.MAX_PAGE_BYTES", 5_000)
+    for number in range(5):
+        manifest = TINY | {"identity": TINY["identity"] | {"id": f"large-{number}"}}
+        manifest |= {"x-filler": "text " * 500}
+        body = {"namespace": "@acme", "manifest": manifest}
+        assert acme.post("/v1/agents", body).status_code == 200
+    for start in ("/agents", "/namespaces/@acme"):
+        pages = pages_of(client, start)
+        assert len(pages) > 2
+        assert [one for page in pages for one in page] == [f"@acme:large-{n}" for n in range(5)]
+
+
+def pages_of(client: FlaskClient, start: str) -> list[list[str]]:
+    """Return the ids on each page of a list."""
+    found: list[list[str]] = []
+    path: str | None = start
+    while path:
+        html = client.get(path, headers=BROWSER).text
+        found.append(re.findall('href="/agents/(@[^"/]+)"', html))
+        following = re.search(r'rel="next" href="(\?[^"]+)"', html)
+        path = start.partition("?")[0] + unescape(following[1]) if following else None
+    return found
 
 
 @pytest.mark.parametrize(

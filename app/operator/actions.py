@@ -50,7 +50,12 @@ def load_form(schema: ma.Schema, given: Mapping[str, str]) -> dict[str, Any]:
     return loaded
 
 
-_LABELS = {"charge_usd": "Amount", "reason": "Reason"}
+_LABELS = {
+    "charge_usd": "Amount",
+    "amount_usd": "Amount",
+    "agent_id": "Agent",
+    "reason": "Reason",
+}
 
 
 def _number(text: str) -> float | str:

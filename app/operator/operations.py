@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from flask import redirect, request, url_for
 from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
 from app import clock
 from app.access.audit import list_actions
@@ -23,9 +24,11 @@ from app.http.pagination import encode_cursor
 from app.notification.queries import (
     count_subscriptions,
     count_waiting,
+    find_subscription,
     list_dead,
     list_troubled,
 )
+from app.notification.service import replay
 from app.operator.actions import Refusal, perform
 from app.operator.evidence import compare, repair
 from app.operator.paging import PAGE_SIZE, Pager, cursor
@@ -35,6 +38,7 @@ from app.ops.tracks import read_journal, read_tracks
 
 SHOWN_STEPS, SHOWN_SNAPSHOTS, SHOWN_WEBHOOKS = 12, 10, 20
 REFRESH_ROUTE = "/v1/operator/refresh"
+REPLAY_ROUTE = "/operator/webhooks/<webhook_id>/deliveries/<delivery_id>/replay"
 
 
 def _schema(connection: Connection) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def _webhooks(connection: Connection) -> dict[str, Any]:
         "more_webhooks": count_subscriptions(connection) - len(shown),
         "pending": pending,
         "dead": dead,
+        "replayed": request.args.get("replayed") == "1",
         "given_up": list_dead(connection, limit=SHOWN_WEBHOOKS),
     }
 
@@ -127,6 +132,23 @@ def operations(connection: Connection, visitor: Visitor) -> str:
         panels=[(name, heading, show(connection)) for name, heading, show in PANELS],
         problem=request.args.get("problem"),
     )
+
+
+@action("/webhooks/<webhook_id>/deliveries/<delivery_id>/replay")
+def replay_delivery(visitor: Visitor, webhook_id: str, delivery_id: str) -> Any:
+    """Have a delivery that was given up attempted anew, for whoever owns the webhook."""
+
+    def run(session: Session) -> dict[str, str]:
+        owner_id = find_subscription(session, webhook_id, None).owner_id
+        replay(session, owner_id, webhook_id, delivery_id)
+        return {"delivery_id": delivery_id}
+
+    path = {"webhook_id": webhook_id, "delivery_id": delivery_id}
+    try:
+        perform(visitor, REPLAY_ROUTE, path, None, run)
+    except Refusal as refusal:
+        return redirect(url_for("console.operations", problem=refusal.detail), 303)
+    return redirect(url_for("console.operations", replayed="1", _anchor="webhooks"), 303)
 
 
 @action("/refresh")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -154,3 +155,64 @@ def test_the_books_are_checked(world: World, admin: Visitor, services: Services)
     overview = plain(admin.see("/operator"))
     assert "Something is wrong The last reconciliation found: 1 of 12 rules broken" in overview
     assert audit(admin).count("reconcile") == 2
+
+
+def test_an_agent_is_topped_up_once(
+    world: World, admin: Visitor, visitor: Callable[..., Visitor]
+) -> None:
+    world.register()
+    path = f"/operator/agents/{CLERK}/top-up"
+    assert path in admin.see(f"/operator/agents/{CLERK}")
+    form = hidden_fields(admin.see(path), path)
+    for _ in range(2):
+        sent = form | {"amount_usd": "1,012.25"}
+        response = admin.client.post(path, data=sent, headers={"Origin": ORIGIN})
+        assert response.status_code == 303
+    assert "top-up" in plain(admin.see(response.headers["Location"]))
+    assert balance(world.callers["acme"], CLERK) == 250 + 1012.25
+    assert audit(admin).count("POST /operator/agents/<agent_id>/top-up") == 1
+    for amount, says in (("", "Amount"), ("x", "expected a number"), ("-1", "Amount")):
+        refused = admin.send(path, path, amount_usd=amount)
+        assert refused.status_code == 422
+        assert says in plain(refused.text)
+    assert admin.get("/operator/agents/@acme:nobody/top-up").status_code == 404
+    publisher = visitor("acme")
+    assert path not in publisher.see(f"/operator/agents/{CLERK}")
+    assert publisher.get(path).status_code == 403
+    stolen = hidden_fields(publisher.see("/operator"), "/operator/sign-out")
+    stolen |= {"amount_usd": "5", "idempotency_key": "mine"}
+    response = publisher.client.post(path, data=stolen, headers={"Origin": ORIGIN})
+    assert response.status_code == 403
+    assert balance(world.callers["acme"], CLERK) == 250 + 1012.25
+
+
+def test_a_delivery_that_was_given_up_is_replayed(world: World, admin: Visitor) -> None:
+    world.register()
+    world.webhooks()
+    world.live()
+    world.attempt()
+    page = admin.see("/operator/operations")
+    assert "Deliveries given up 3" in plain(page)
+    path = re.findall(r'action="([^"]+/replay)"', page)[0]
+    # The receiver that is gone had its webhook disabled: nobody is asked there again.
+    response = admin.send("/operator/operations", path)
+    assert "make it active first" in plain(admin.see(response.headers["Location"]))
+    webhook = f"/v1/webhooks/{path.split('/')[3]}"
+    world.send(world.callers["globex"], "PATCH", webhook, {"status": "active"})
+    form = hidden_fields(admin.see("/operator/operations"), path)
+    for _ in range(2):
+        response = admin.client.post(path, data=form, headers={"Origin": ORIGIN})
+        after = plain(admin.see(response.headers["Location"]))
+        assert "The delivery is attempted again" in after
+        assert "Deliveries given up 2" in after
+    # The refused attempt is on record, too.
+    assert audit(admin).count("POST /operator/webhooks/<webhook_id>") == 2
+    again = admin.client.post(
+        path, data=form | {"idempotency_key": "another"}, headers={"Origin": ORIGIN}
+    )
+    assert "under way" in plain(admin.see(again.headers["Location"]))
+    gone = path.replace(path.split("/")[3], "01a20512-7b5a-7c3e-9d52-3f1f6f7f9a10")
+    lost = admin.client.post(
+        gone, data=form | {"idempotency_key": "third"}, headers={"Origin": ORIGIN}
+    )
+    assert "no webhook" in plain(admin.see(lost.headers["Location"]))

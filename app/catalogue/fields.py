@@ -13,6 +13,8 @@ from itertools import islice
 from typing import Any
 
 MAX_ROWS, MAX_DEPTH, MAX_TEXT, MAX_CHOICES = 40, 4, 240, 8
+# A schema that refers to itself describes far more values than it has bytes.
+MAX_SAMPLE_VALUES, MAX_SAMPLE_TEXT = 60, 4_000
 _SAMPLES = {
     "string": "text",
     "integer": 1,
@@ -106,11 +108,18 @@ def kind_of(root: Any, rule: Any, depth: int = 2) -> str:
 
 
 def sample(schema: Any) -> Any:
-    """Return a value to begin with: what the schema requires, in the simplest form."""
-    return _sample(schema, schema, MAX_DEPTH)
+    """Return a value to begin with: what the schema requires, in the simplest form.
+
+    Where that is longer than a reader copies, it is an empty object.
+    """
+    value = _sample(schema, schema, MAX_DEPTH, iter(range(MAX_SAMPLE_VALUES)))
+    return value if len(json.dumps(value)) <= MAX_SAMPLE_TEXT else {}
 
 
-def _sample(root: Any, rule: Any, depth: int) -> Any:
+def _sample(root: Any, rule: Any, depth: int, left: Iterator[int]) -> Any:
+    """Return a value that a rule allows; ``left`` has an item for each value that may follow."""
+    if next(left, None) is None:
+        return {}
     rule = _resolved(root, rule)
     for keyword in ("default", "const"):
         if keyword in rule:
@@ -122,23 +131,27 @@ def _sample(root: Any, rule: Any, depth: int) -> Any:
     if isinstance(kind, list):
         kind = kind[0] if kind else None
     if kind == "object" or (kind is None and "properties" in rule):
-        return _sample_object(root, rule, depth)
+        return _sample_object(root, rule, depth, left)
     if kind == "string":
         return _FORMATS.get(str(rule.get("format")), _SAMPLES["string"])
     if kind in ("integer", "number") and isinstance(rule.get("minimum"), (int, float)):
         return rule["minimum"]
     if kind == "array" and rule.get("minItems") and depth:
-        return [_sample(root, rule.get("items"), depth - 1)]
+        return [_sample(root, rule.get("items"), depth - 1, left)]
     return _SAMPLES.get(str(kind), {})
 
 
-def _sample_object(root: Any, rule: dict[str, Any], depth: int) -> dict[str, Any]:
+def _sample_object(
+    root: Any, rule: dict[str, Any], depth: int, left: Iterator[int]
+) -> dict[str, Any]:
     members, required = rule.get("properties"), rule.get("required")
     if not depth or not isinstance(members, dict):
         return {}
-    demanded = [name for name in members if isinstance(required, list) and name in required]
+    demanded = []
+    if isinstance(required, list):
+        demanded = [name for name in required if isinstance(name, str) and name in members]
     chosen = demanded or list(members)[:1]
-    return {name: _sample(root, members[name], depth - 1) for name in chosen[:MAX_ROWS]}
+    return {name: _sample(root, members[name], depth - 1, left) for name in chosen[:MAX_ROWS]}
 
 
 def _resolved(root: Any, rule: Any) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.catalogue.fields import MAX_ROWS, MAX_TEXT, sample, table
+from app.catalogue.fields import MAX_ROWS, MAX_SAMPLE_TEXT, MAX_TEXT, sample, table
 
 NAMES = ["type", "properties", "items", "$ref", "enum", "const", "anyOf", "required", "default"]
 json_values = st.recursive(
@@ -86,6 +87,16 @@ def test_what_is_long_deep_or_circular_is_cut() -> None:
     long = {"type": "object", "properties": {"n" * 9999: {"enum": ["v" * 9999]}}}
     (field,) = table(long).fields
     assert (len(field.name), len(field.kind)) == (MAX_TEXT, MAX_TEXT)
+
+
+def test_a_sample_is_short_however_much_a_schema_describes() -> None:
+    names = [f"p{number}" for number in range(MAX_ROWS)]
+    node = {"properties": {name: {"$ref": "#/$defs/n"} for name in names}, "required": names}
+    whole = sample({"type": "object", **node, "$defs": {"n": {"type": "object", **node}}})
+    assert 0 < len(json.dumps(whole)) <= MAX_SAMPLE_TEXT
+    assert sample({"type": "string", "default": "v" * (MAX_SAMPLE_TEXT + 1)}) == {}
+    kept = "v" * (MAX_SAMPLE_TEXT - len('""'))
+    assert sample({"type": "string", "default": kept}) == kept
 
 
 def test_a_reference_is_shown_as_one() -> None:

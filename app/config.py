@@ -155,7 +155,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] | None = _setting(
         None,
         _list(_is_network, "addresses or networks such as 10.0.0.0/8"),
-        "proxies whose X-Forwarded-For is believed",
+        "proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
     )
     port: int = _setting(8080, _integer(1, 65535), "port the server listens on")
     workers: int = _setting(2, _integer(1, 256), "server processes")
@@ -363,9 +363,16 @@ class Settings:
         return rows
 
 
-# Variables of the command line as a client of a running service; they configure no service.
+# Variables of clients of a running service, and of the tests; they configure no service.
 CLIENT_VARIABLES = frozenset(
-    {"AGENTHUB_URL", "AGENTHUB_API_KEY", "AGENTHUB_WORKER_KEY", "AGENTHUB_OPERATOR_KEY"}
+    {
+        "AGENTHUB_URL",
+        "AGENTHUB_API_KEY",
+        "AGENTHUB_WORKER_KEY",
+        "AGENTHUB_OPERATOR_KEY",
+        # Where the project's tests find data that is not part of it.
+        "AGENTHUB_TEST_CORPORA",
+    }
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -32,9 +33,9 @@ class Contract:
         if not content:
             return
         assert response.mimetype in content, f"{rule} answers {response.mimetype}"
-        self._validator(rule, response, content[response.mimetype]["schema"]).validate(
-            response.get_json()
-        )
+        validator = self._validator(rule, response, content[response.mimetype]["schema"])
+        for document in documents(response):
+            validator.validate(document)
 
     def _validator(
         self, rule: str, response: TestResponse, schema: dict[str, Any]
@@ -45,6 +46,14 @@ class Contract:
                 {**schema, "components": self.document["components"]}, validate_formats=True
             )
         return self._validators[name]
+
+
+def documents(response: TestResponse) -> list[Any]:
+    """Return the JSON documents of an answer: one, or those of the events of a stream."""
+    if response.mimetype != "text/event-stream":
+        return [response.get_json()]
+    lines = response.text.splitlines()
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
 
 
 class Api:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +29,21 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 PEPPER = "pepper-of-the-tests-0123456789abcdef"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run a test marked ``alone`` while no other process runs a test, so that it may compare times.
+
+    Whoever waits to be alone holds the door: those who share the room cannot keep it for ever.
+    """
+    alone = item.get_closest_marker("alone") is not None
+    place = Path(tempfile.gettempdir(), f"agenthub-tests-{os.getuid()}")
+    with place.with_suffix(".door").open("w") as door, place.with_suffix(".room").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 from sqlalchemy.orm import Session
 
+from app import changes as committed
 from app.db import after_commit
+from app.delegation.lifecycle import OFFERED
 from app.metrics import metrics
 from app.notification.service import Event, publish
 
@@ -25,12 +27,36 @@ def announce(session: Session, changes: Iterable[tuple[Row, Iterable[Row]]]) -> 
     """
     found = list(changes)
     _count(session, [one for _, events in found for one in events])
+    topics = {topic for delegation, _ in found for topic in _topics(delegation)}
+    after_commit(session, lambda: committed.tell(topics))
     owner_ids = {delegation[side] for delegation, _ in found for side in _OWNERS}
     publish(
         session,
         owner_ids,
         (_event(delegation, one) for delegation, events in found for one in events),
     )
+
+
+def offers_of(agent_id: str) -> str:
+    """Return the topic of tasks that wait for an agent."""
+    return f"offers {agent_id}"
+
+
+def progress_of(delegation_id: str) -> str:
+    """Return the topic of what happens to a delegation."""
+    return f"delegation {delegation_id}"
+
+
+def events_of(owner_id: str) -> str:
+    """Return the topic of what happens to the delegations of an owner."""
+    return f"owner {owner_id}"
+
+
+def _topics(delegation: Row) -> Iterable[str]:
+    yield progress_of(delegation["id"])
+    yield from (events_of(delegation[side]) for side in _OWNERS)
+    if delegation["status"] == OFFERED:
+        yield offers_of(delegation["delegate_agent_id"])
 
 
 def _count(session: Session, events: Iterable[Row]) -> None:

@@ -360,6 +360,14 @@ class DelegationEventOut(Schema):
     }
 
 
+class StreamedEventOut(DelegationEventOut):
+    """An event of a stream, with the delegation that it happened to."""
+
+    delegation_id = ma.fields.String(required=True)
+
+    example = {"delegation_id": _ID, **DelegationEventOut.example}
+
+
 class DelegationEventListOut(Schema):
     """A page of a delegation's events, oldest first."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
 import orjson
-from flask import Response
+from flask import Response, request
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
@@ -25,13 +28,16 @@ from app.delegation import (
     service,
     work,
 )
+from app.delegation.announcements import offers_of, progress_of
 from app.delegation.errors import (
     AcceptanceRulesChanged,
     DelegationNotFound,
     NotAParty,
+    NoTaskOffered,
     NotYourAgent,
 )
 from app.delegation.legacy import answers as legacy
+from app.delegation.lifecycle import SETTLED
 from app.delegation.models import Delegation
 from app.delegation.payloads import Demand, Verdicts
 from app.delegation.transitions import Actor
@@ -42,8 +48,9 @@ from app.http.context import services
 from app.http.errors import ValidationFailed
 from app.http.pagination import PageQuery
 from app.http.problems import domain_problem
-from app.http.responses import accepts_tag, json_response
+from app.http.responses import accepts_tag, event_stream, json_response
 from app.http.schemas import Schema
+from app.http.waiting import Watch, goes_on, wait_for, waiter
 from app.ledger.metering import list_delegation_events
 from app.money import to_usd
 from app.registry.errors import AgentNotFound
@@ -64,7 +71,10 @@ rules_blueprint = Blueprint(
 )
 blueprints = (blueprint, rules_blueprint)
 
+# Events that a stream sends at once; a further look follows for those behind them.
+MAX_STREAMED = 500
 Body = dict[str, Any]
+Awaited = Mapping[str, Sequence[Any]]
 
 
 def _actor(principal: Principal) -> Actor:
@@ -160,7 +170,19 @@ def _batch_entry(index: int, result: creation.Created | DomainError) -> Body:
 )
 def claim_delegation(session: Session, principal: Principal, body: Body) -> Response:
     """Take on a task that waits for an agent, owners in turn; 404 `no_task_offered` while none."""
-    return _leased(session, work.claim(session, _actor(principal), body["agent_id"]))
+    agent_id = body["agent_id"]
+    try:
+        return _leased(session, work.claim(session, _actor(principal), agent_id))
+    except NoTaskOffered:
+        # What is raised undoes the transaction, whether or not the request then waits.
+        wait_for(Watch(offers_of(agent_id), _new_tasks, agent_id), body.get("wait_seconds"))
+        raise
+
+
+def _new_tasks(connection: Connection, known: Mapping[str, Sequence[None]]) -> Awaited:
+    """Return as many workers of each agent as tasks wait for it."""
+    tasks = queries.count_waiting(connection, known, clock.now())
+    return {agent_id: [None] * number for agent_id, number in tasks.items()}
 
 
 def _leased(session: Session, delegation: Delegation) -> Response:
@@ -379,10 +401,21 @@ def list_legacy_delegations(connection: Connection, principal: Principal, query:
 
 
 @blueprint.read(
-    "/<delegation_id>", returns=legacy.AnyDelegationOut(), problems=(404,), role="viewer"
+    "/<delegation_id>",
+    query=schemas.WaitQuery(),
+    returns=legacy.AnyDelegationOut(),
+    problems=(404,),
+    role="viewer",
+    conditional=True,
 )
-def get_delegation(connection: Connection, principal: Principal, delegation_id: str) -> Response:
-    """Show a delegation, or one that was imported from an earlier service."""
+def get_delegation(
+    connection: Connection, principal: Principal, query: Body, delegation_id: str
+) -> Response:
+    """Show a delegation, or one that was imported from an earlier service.
+
+    With `wait_seconds` the answer comes once something happens to the delegation. Send the `ETag`
+    of the state that you know as `If-None-Match`, so that nothing is missed between two requests.
+    """
     try:
         row = _visible(connection, principal, delegation_id)
     except DelegationNotFound:
@@ -391,9 +424,36 @@ def get_delegation(connection: Connection, principal: Principal, delegation_id: 
         parties = find_parties(connection, (record.requester_agent_id, record.delegate_agent_id))
         if not _may_see(principal, {party.owner_id for party in parties.values()}):
             raise NotAParty("the delegation is between agents of other owners") from None
-        return json_response(documents.legacy_document(record))
+        return _tagged(documents.legacy_document(record))
     events = queries.list_events(connection, delegation_id)
-    return json_response(documents.delegation_document(row, events))
+    response = _tagged(documents.delegation_document(row, events))
+    if response.status_code == HTTPStatus.NOT_MODIFIED or "If-None-Match" not in request.headers:
+        _await_change(row, query["wait_seconds"])
+    return response
+
+
+def _tagged(document: Body) -> Response:
+    """Return a document with a hash of it as its entity tag."""
+    return json_response(document, etag=sha256(orjson.dumps(document)).hexdigest()[:32])
+
+
+def _await_change(row: Any, seconds: int) -> None:
+    """Have the request wait until a delegation has gone on since it came, or something is known."""
+    if row.settlement == SETTLED:
+        return
+    progress = queries.progress(row)
+    own = waiter()
+    if own is None or own.memory.setdefault("progress", progress) != progress:
+        return
+    wait_for(Watch(progress_of(row.id), _progressed, row.id, progress), seconds)
+
+
+def _progressed(connection: Connection, known: Mapping[str, Sequence[Any]]) -> Awaited:
+    """Return the states that delegations are in no more."""
+    found = queries.find_progress(connection, known)
+    return {
+        key: [one for one in states if one != found.get(key, one)] for key, states in known.items()
+    }
 
 
 @blueprint.read(
@@ -432,9 +492,7 @@ def get_delegation_events(
     limit, cursor = query["limit"], query["cursor"]
     after = int(pagination.decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_events(connection, delegation_id, limit=limit + 1, after=after)
-    keys = {row.key_id for row in rows if row.key_id is not None}
-    if not principal.has_role("admin"):
-        keys = find_own_keys(connection, principal.owner_id, keys)
+    keys = _shown_keys(connection, principal, rows)
     return pagination.page_response(
         rows,
         lambda row: documents.event_document(row, keys),
@@ -443,6 +501,80 @@ def get_delegation_events(
         member="events",
         leading={"delegation_id": delegation_id},
     )
+
+
+def _shown_keys(connection: Connection, principal: Principal, events: Sequence[Any]) -> set[str]:
+    """Return which of the keys of events the caller may see the ids of."""
+    keys = {row.key_id for row in events if row.key_id is not None}
+    if principal.has_role("admin"):
+        return keys
+    return find_own_keys(connection, principal.owner_id, keys)
+
+
+def _last_event_id(query: Body) -> str | None:
+    """Return the last event that the client of a stream has."""
+    found: str | None = request.headers.get("Last-Event-ID") or query["last_event_id"]
+    return found
+
+
+@blueprint.read(
+    "/<delegation_id>/events/stream",
+    query=schemas.StreamQuery(),
+    returns=answers.StreamedEventOut(),
+    problems=(404,),
+    role="viewer",
+    streams=True,
+)
+def stream_delegation_events(
+    connection: Connection, principal: Principal, query: Body, delegation_id: str
+) -> Response:
+    """Send what happened to a delegation, and what happens to it from now on, as it happens.
+
+    Server-sent events; the `id` of each is the event's `number`. The stream ends with the event
+    that settles the delegation. Whoever asks again after that gets 204, which tells a browser's
+    `EventSource` to stop.
+    """
+    own = waiter()
+    # A stream that goes on knows itself how far it is.
+    last = own.memory.get("last") if own else None
+    if last is None:
+        last = _number(_last_event_id(query))
+    row = _visible(connection, principal, delegation_id)
+    events = queries.list_events(connection, delegation_id, limit=MAX_STREAMED, after=last)
+    keys = _shown_keys(connection, principal, events)
+    last = events[-1].number if events else last
+    ended = row.settlement == SETTLED and last >= row.events
+    if ended and not events:
+        return Response(status=HTTPStatus.NO_CONTENT)
+    if own is not None and not ended:
+        own.memory["last"] = last
+        goes_on(Watch(progress_of(row.id), _happened, row.id, last))
+    named = {"delegation_id": delegation_id}
+    return event_stream(
+        (str(event.number), named | documents.event_document(event, keys)) for event in events
+    )
+
+
+def _number(last_event_id: str | None) -> int:
+    """Return the number of an event. Raises ``ValidationFailed``."""
+    if last_event_id is None:
+        return 0
+    if not re.fullmatch("[0-9]{1,9}", last_event_id):
+        expected = "expected the id of an event of this stream, a number"
+        raise ValidationFailed(
+            "the request breaks a rule; see errors",
+            errors=[{"parameter": "last_event_id", "code": "invalid", "detail": expected}],
+        )
+    return int(last_event_id)
+
+
+def _happened(connection: Connection, known: Mapping[str, Sequence[int]]) -> Awaited:
+    """Return the numbers of events of delegations after which there are more."""
+    found = queries.find_progress(connection, known)
+    return {
+        key: [number for number in numbers if key in found and found[key][0] > number]
+        for key, numbers in known.items()
+    }
 
 
 def _delegate(reader: Connection | Session, agent_id: str) -> Party:

@@ -62,6 +62,7 @@ _COLUMNS = (
     "execution",
     "status",
     "revision",
+    "events",
     "requester_agent_id",
     "requester_owner_id",
     "delegate_agent_id",

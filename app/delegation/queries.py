@@ -43,7 +43,7 @@ from app.delegation.lifecycle import (
 from app.delegation.models import Delegation, DelegationEvent, ImportRun, LegacyRecord, OfferQueue
 from app.ledger.queries import closing_transactions
 from app.registry.queries import Counterparty, agents_of
-from app.statements import Statement
+from app.statements import Statement, is_one_of, to_json
 
 Reader = Connection | Session
 AnyRow = Row[*tuple[Any, ...]]
@@ -53,9 +53,11 @@ MAX_LIVE = 2**31 - 1
 _columns = tuple(Delegation.__table__.c)
 # As much of a task as a line of a list shows, in characters.
 BRIEF = 160
-_TEXTS = ("task_spec", "task_input", "deliverable", "policy_decision")
+# What no list shows, and may be a megabyte.
+_UNLISTED = ("task_input", "deliverable", "policy_decision")
+_listed_columns = tuple(column for column in _columns if column.name not in _UNLISTED)
 _brief_columns = (
-    *(column for column in _columns if column.name not in _TEXTS),
+    *(column for column in _listed_columns if column.name != "task_spec"),
     func.substr(Delegation.task_spec, 1, BRIEF).label("task_spec"),
 )
 _in_escrow = Delegation.held_micros - Delegation.released_micros
@@ -141,8 +143,8 @@ def list_delegations(
 ) -> list[AnyRow]:
     """Return up to ``limit`` delegations, newest first, older than the position ``before``.
 
-    ``status`` is one state or several. ``brief`` leaves out the texts of a task that no list shows
-    and all but the beginning of ``task_spec``.
+    ``status`` is one state or several. The task's input, its result and the policy's decision are
+    left out; with ``brief`` all but the beginning of ``task_spec``, too.
 
     ``owner_id`` limits them to those with an agent of that owner on either side. Each side has an
     index in the order of the list, so that the two short runs of a page are all that is read. Those
@@ -172,7 +174,7 @@ def list_delegations(
         runs = [_run(side, owner_id, agent_id, filters, limit) for side in sides]
     newest = union_all(*runs).subquery() if len(runs) > 1 else runs[0].subquery()
     statement = (
-        select(*(_brief_columns if brief else _columns))
+        select(*(_brief_columns if brief else _listed_columns))
         .where(Delegation.id.in_(select(newest.c.id)))
         .order_by(Delegation.created_at.desc(), Delegation.id.desc())
         .limit(limit)
@@ -318,6 +320,52 @@ def is_waiting(status: str, owner_id: Any) -> list[ColumnElement[bool]]:
     if status == IN_PROGRESS:
         conditions.append(Delegation.lease_expires_at <= bindparam("now"))
     return conditions
+
+
+def count_waiting(reader: Reader, agent_ids: Collection[str], now: datetime) -> dict[str, int]:
+    """Return how many tasks wait for each agent that any wait for."""
+    parameters = {"ids": to_json(sorted(agent_ids)), "now": now}
+    rows = _count_waiting.all(reader, parameters)
+    return {row.delegate_agent_id: row.tasks for row in rows}
+
+
+_count_waiting = Statement(
+    {
+        dialect: select(Delegation.delegate_agent_id, func.count().label("tasks"))
+        .where(
+            named,
+            Delegation.due_at > bindparam("now", type_=UTCDateTime),
+            or_(
+                Delegation.status == OFFERED,
+                and_(
+                    Delegation.status == IN_PROGRESS,
+                    Delegation.lease_expires_at <= bindparam("now", type_=UTCDateTime),
+                ),
+            ),
+        )
+        .group_by(Delegation.delegate_agent_id)
+        for dialect, named in is_one_of(Delegation.delegate_agent_id, "ids").items()
+    }
+)
+
+
+def find_progress(reader: Reader, delegation_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return of each delegation how many events it has, and its metered cost in micro-USD."""
+    rows = _find_progress.all(reader, {"ids": to_json(sorted(delegation_ids))})
+    return {row.id: progress(row) for row in rows}
+
+
+def progress(row: Any) -> tuple[int, int]:
+    """Return what grows as a delegation goes on: its number of events, and its metered cost."""
+    return row.events, row.metered_micros
+
+
+_find_progress = Statement(
+    {
+        dialect: select(Delegation.id, Delegation.events, Delegation.metered_micros).where(named)
+        for dialect, named in is_one_of(Delegation.id, "ids").items()
+    }
+)
 
 
 # The order of what waits: by owner, oldest first.

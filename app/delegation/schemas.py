@@ -25,6 +25,7 @@ from app.http.fields import (
 )
 from app.http.pagination import PageQuery
 from app.http.schemas import Schema
+from app.http.waiting import MAX_WAIT_SECONDS
 from app.money import MAX_MICROS, MICROS_PER_USD
 
 AGENT_ID_LENGTH = 193
@@ -287,8 +288,13 @@ class Claim(Schema):
     """The agent that a worker works for."""
 
     agent_id = _agent_id("An agent of yours")
+    # Without a default, as `delegate_version`.
+    wait_seconds = JsonInteger(
+        validate=ma.validate.Range(min=0, max=MAX_WAIT_SECONDS),
+        metadata={"description": "How long to wait for a task where none waits for the agent"},
+    )
 
-    example = {"agent_id": "@globex:invoice-summarizer"}
+    example = {"agent_id": "@globex:invoice-summarizer", "wait_seconds": 20}
 
 
 class Empty(Schema):
@@ -453,6 +459,34 @@ class Reauthorize(Schema):
     new_estimate_usd = Usd(required=True)
 
     example = {"new_estimate_usd": 0.9}
+
+
+class WaitQuery(Schema):
+    """Whether to wait for a change."""
+
+    wait_seconds = ma.fields.Integer(
+        load_default=0,
+        validate=ma.validate.Range(min=0, max=MAX_WAIT_SECONDS),
+        metadata={
+            "description": "How long to wait until the delegation is not as `If-None-Match` knows"
+            " it, or without that header until something happens to it. Answers at once where"
+            " nothing more will happen."
+        },
+    )
+
+    example = {"wait_seconds": 20}
+
+
+class StreamQuery(Schema):
+    """Where a stream begins for clients that cannot send `Last-Event-ID`."""
+
+    last_event_id = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.Length(min=1, max=200),
+        metadata={"description": "Only what comes after this event; the header counts before it"},
+    )
+
+    example: ClassVar[dict[str, Any]] = {}
 
 
 class DelegationListQuery(PageQuery):

@@ -24,6 +24,7 @@ from app.http.context import services
 from app.http.errors import PathNotFound, ValidationFailed
 from app.http.json_body import MAX_REPORTED, is_without_body, read_json_body
 from app.http.problems import response_name
+from app.http.responses import EVENT_STREAM
 from app.http.schemas import build
 from app.http.writes import identify, run_write
 from app.idempotency.service import check_key
@@ -55,6 +56,16 @@ IF_MATCH = {
     "description": "Run only if the agent still has this ETag; 412 otherwise.",
     "schema": {"type": "string"},
     "example": '"3"',
+}
+
+
+LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The `id` of the last event that the client has; the stream goes on behind it.",
+    "schema": {"type": "string", "maxLength": 200},
+    "example": "3",
 }
 
 
@@ -207,11 +218,13 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         role: str | None = None,
         conditional: bool = False,
         headers: Sequence[dict[str, Any]] = (),
+        streams: bool = False,
     ) -> Callable[[View], View]:
         """Declare a GET: ``view(connection, [principal], [query], **path) -> Response``.
 
         The connection refuses writes. ``role`` makes the endpoint need a key of that role and gives
-        the view its principal; without it everybody may read.
+        the view its principal; without it everybody may read. ``streams`` documents that the
+        answer is a stream of events, each of whose data is what ``returns`` describes.
         """
 
         def decorate(view: View) -> View:
@@ -234,7 +247,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 handler = _authenticated(handler, role)
             if conditional:
                 documented.append(304)
-            self._declare("GET", rule, handler, returns, documented, role, headers)
+            if streams:
+                documented.append(204)
+            described = [*headers, *((LAST_EVENT_ID,) if streams else ())]
+            self._declare(
+                "GET", rule, handler, returns, documented, role, described, streams=streams
+            )
             return view
 
         return decorate
@@ -311,6 +329,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         statuses: Sequence[int],
         role: str | None,
         headers: Sequence[dict[str, Any]],
+        *,
+        streams: bool = False,
     ) -> None:
         """Register the endpoint with its documentation."""
         # What every request may meet before its route, and then what its role may.
@@ -323,7 +343,9 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         }
         if headers:
             description["parameters"] = list(headers)
-        handler = self.doc(**description)(self.response(200, returns)(handler))
+        media_type = EVENT_STREAM if streams else "application/json"
+        answered = self.response(200, returns, content_type=media_type)(handler)
+        handler = self.doc(**description)(answered)
         names = re.findall(r"<([a-z_]+)>", rule)
         parameters = [PATH_PARAMETERS[name] for name in names]
         self.route(rule, methods=[method], parameters=parameters)(handler)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -21,12 +22,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app import ids
 from app.config import Settings
 from app.http.clients import party
+from app.http.hooks import record
 from app.http.problems import CONTENT_TYPE, http_document
 
 # Bytes of a request's line and headers, and their number.
 MAX_URL_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 128
+# Of the path of a refused request as many are logged.
+MAX_LOGGED_BYTES = 200
 SWEEP_SECONDS = 1.0
 # How long a client has to read what is sent to it before more is sent.
 WRITE_SECONDS = 60.0
@@ -109,6 +113,7 @@ class Connection(HttpToolsProtocol):
         self._in_header = False
         self._url_bytes = self._header_bytes = self._unparsed_bytes = 0
         self._refused = False
+        self._begun = 0.0
 
     @property
     def waits_for_client(self) -> bool:
@@ -121,6 +126,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a header."""
         super().connection_made(transport)
+        self._begun = time.perf_counter()
         self._header_by = self.loop.time() + self._all.header_seconds
         self.party = party(self.client[0] if self.client else "")
         self._all.add(self)
@@ -152,6 +158,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a header has begun."""
         super().on_message_begin()
+        self._begun = time.perf_counter()
         self._in_header = True
         self._url_bytes = self._header_bytes = self._unparsed_bytes = 0
         if self._header_by == math.inf:
@@ -189,6 +196,10 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer with a problem, and end once the client had time to read it."""
         request_id = ids.new_id()
+        # What cannot be parsed has no method that could be told, and perhaps no path.
+        url = self.url[:MAX_LOGGED_BYTES] if self._in_header else b""
+        path = url.partition(b"?")[0].decode("latin-1")
+        record("", path, None, status, self._begun, request_id=request_id)
         document = http_document(status, request_id)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"

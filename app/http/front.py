@@ -23,6 +23,7 @@ from flask import Flask
 from app import ids
 from app.config import Settings
 from app.errors import DomainError
+from app.http.context import EXTENSION as SERVICES
 from app.http.context import REQUEST_ID
 from app.http.credentials import presented_key
 from app.http.gate import EXTENSION, REPEATED, Gate
@@ -30,6 +31,7 @@ from app.http.health import HEALTHY
 from app.http.hooks import HEADERS, record
 from app.http.pool import Pool
 from app.http.problems import CONTENT_TYPE, http_document, kind_of, problem_document
+from app.http.waiting import KEEP_ALIVE_SECONDS, WAITER, Waiter, Waiters
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -37,6 +39,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 Environ = dict[str, Any]
+# Status, headers and body.
+Answer = tuple[int, Headers, "bytes | Pieces"]
 
 # A form of the console is small; whoever sends more has no form in mind.
 FORM_BYTES = 64 * 1024
@@ -63,6 +67,21 @@ class Gone(Exception):
     """The client went away before its request was whole."""
 
 
+class Asked:
+    """A request that is whole: for whom it is run, and what the application is given of it."""
+
+    def __init__(self, party: str, environ: Environ, body: bytes) -> None:
+        self.party = party
+        self.context = Context()
+        self.waiter = Waiter()
+        self._environ = {**environ, WAITER: self.waiter}
+        self._body = body
+
+    def environ(self) -> Environ:
+        """Return the request as WSGI describes it, to be read from its beginning."""
+        return {**self._environ, "wsgi.input": BytesIO(self._body)}
+
+
 class Front:
     """An ASGI application in front of a Flask application, for one event loop."""
 
@@ -71,11 +90,17 @@ class Front:
         self._settings = settings
         self._gate: Gate = application.extensions[EXTENSION]
         self._pool = Pool(settings.threads, settings.max_waiting_requests)
+        database = application.extensions[SERVICES].database
+        self._waiters = Waiters(self._pool, database, settings.max_connections // 2)
         self._bodies: dict[str, int] = {}
         # What is answered in the event loop; the value is given the scope and answers it.
         self._in_loop: dict[str, Callable[[Scope, Send], Awaitable[bool]]] = {
             "/healthz": self._answer_health
         }
+
+    def stop(self) -> None:
+        """Have nobody wait any longer, so that the server can end. For any thread."""
+        self._waiters.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -86,14 +111,14 @@ class Front:
         environ = make_environ(scope)
         party = self._party(environ)
         try:
+            body = b""
             if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
                 body = await self._read(environ, party, receive)
-                environ["wsgi.input"] = BytesIO(body)
                 environ["CONTENT_LENGTH"] = str(len(body))
                 # It came in chunks, perhaps, and is whole now.
                 environ.pop("HTTP_TRANSFER_ENCODING", None)
-            run = Context().run
-            status, headers, answer = await self._pool.run(party, run, self._run, environ)
+            asked = Asked(party, environ, body)
+            status, headers, answer = await self._work(asked, receive)
         except Gone:
             return
         except BodyRefused as refused:
@@ -104,11 +129,14 @@ class Front:
             document = problem_document(error, _request_id(scope))
             await self._refuse(scope, receive, send, status, document, begun, error)
         else:
+            if asked.waiter.streams and isinstance(answer, bytes):
+                await self._go_on(asked, headers, answer, receive, send)
+                return
             await send({"type": "http.response.start", "status": status, "headers": headers})
             if isinstance(answer, bytes):
                 await send({"type": "http.response.body", "body": answer})
             else:
-                await self._stream(party, run, answer, receive, send)
+                await self._stream(asked, answer, receive, send)
 
     def _party(self, environ: Environ) -> str:
         """Return who takes turns with others: the holder of a genuine key, else an address."""
@@ -172,7 +200,62 @@ class Front:
             if not self._bodies[party]:
                 del self._bodies[party]
 
-    def _run(self, environ: Environ) -> tuple[int, Headers, bytes | Pieces]:
+    async def _work(self, asked: Asked, receive: Receive) -> Answer:
+        """Run the application, again and again while it says that the request is to wait.
+
+        Raises ``Gone`` where the client does not wait for the end.
+        """
+        answer = await self._once(asked)
+        while asked.waiter.is_held:
+            if isinstance(answer[2], Pieces):
+                await self._pool.run(asked.party, asked.context.run, answer[2].close)
+            if await self._wait(asked, asked.waiter.until - time.monotonic(), receive):
+                raise Gone
+            answer = await self._once(asked)
+        return answer
+
+    async def _once(self, asked: Asked) -> Answer:
+        asked.waiter.watch = None
+        asked.context = Context()
+        answer: Answer = await self._pool.run(
+            asked.party, asked.context.run, self._run, asked.environ()
+        )
+        return answer
+
+    async def _wait(self, asked: Asked, seconds: float, receive: Receive) -> bool:
+        """Wait for what the application said, at most so long; tell whether the client has gone."""
+        asked.waiter.runs += 1
+        woken = asyncio.Event()
+        gone = asyncio.ensure_future(_disconnected(receive))
+        gone.add_done_callback(lambda _: woken.set())
+        try:
+            await self._waiters.wait(asked.party, asked.waiter, seconds, woken)
+            return gone.done()
+        finally:
+            gone.cancel()
+
+    async def _go_on(
+        self, asked: Asked, headers: Headers, answer: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Send an answer that goes on, with each change that the application tells of."""
+        headers = [field for field in headers if field[0] != b"content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        with suppress(DomainError):
+            while True:
+                # A comment, so that the client and what is between see that the stream is alive.
+                piece = answer or b":\n\n"
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if asked.waiter.watch is None or asked.waiter.ends_early:
+                    break
+                if await self._wait(asked, KEEP_ALIVE_SECONDS, receive):
+                    return
+                status, _, following = await self._once(asked)
+                if status != HTTPStatus.OK or not isinstance(following, bytes):
+                    break
+                answer = following
+        await send({"type": "http.response.body", "body": b""})
+
+    def _run(self, environ: Environ) -> Answer:
         """Run the application, in a thread; an answer without a moderate length comes in pieces."""
         started: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -193,10 +276,9 @@ class Front:
             return status, headers, _whole(result)
         return status, headers, Pieces(result)
 
-    async def _stream(
-        self, party: str, run: Callable[..., Any], pieces: Pieces, receive: Receive, send: Send
-    ) -> None:
+    async def _stream(self, asked: Asked, pieces: Pieces, receive: Receive, send: Send) -> None:
         """Send an answer piece by piece; a thread makes the next one once the client has room."""
+        party, run = asked.party, asked.context.run
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             while not gone.done():

@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from app.http.context import request_id
+from app.http.waiting import waiter
 from app.logs import surviving
 from app.metrics import metrics
 
@@ -42,9 +43,11 @@ def register_hooks(app: Flask) -> None:
         response.headers["X-Request-Id"] = request_id()
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
-        route = str(request.url_rule) if request.url_rule else None
-        status = response.status_code
-        record(request.method, request.path, route, status, g.started, **_write(response))
+        held = waiter()
+        if held is None or not held.is_held:
+            route = str(request.url_rule) if request.url_rule else None
+            status = response.status_code
+            record(request.method, request.path, route, status, g.started, **_write(response))
         return response
 
 

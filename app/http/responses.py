@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 from flask import Response, request
 
+EVENT_STREAM = "text/event-stream"
 _AGENT_TAG = re.compile(r"(?P<revision>[0-9]{1,10})(\.[0-9]{1,3})?")
 
 
@@ -37,6 +39,19 @@ def json_response(
         response.headers["Link"] = link
     if location is not None:
         response.headers["Content-Location"] = location
+    return response
+
+
+def event_stream(events: Iterable[tuple[str, Any]]) -> Response:
+    """Build the answer that is a stream of events, each with its id and its document.
+
+    The format is that of the HTML standard, section 9.2. No event has a type, so that whoever
+    listens to messages sees all of them.
+    """
+    lines = (b"id: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(one)) for name, one in events)
+    response = Response(b"".join(lines), content_type=EVENT_STREAM)
+    # A proxy that gathers answers before it passes them on would keep events back (nginx's word).
+    response.headers["X-Accel-Buffering"] = "no"
     return response
 
 

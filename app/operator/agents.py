@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 
 from app import clock
 from app.access.service import find_owner_names
-from app.delegation.documents import effective
+from app.delegation.acceptance import find_rules
+from app.delegation.documents import effective, rules_document
 from app.delegation.lifecycle import DELEGATE, REQUESTER
 from app.delegation.queries import list_delegations
 from app.http.pagination import MAX_PAGE_BYTES, encode_cursor, fitting
@@ -23,6 +24,7 @@ from app.operator.text import words
 from app.operator.web import Visitor, page, render
 from app.registry import documents, queries
 from app.registry.manifest_format import whole
+from app.registry.queries import find_parties
 from app.registry.service import ACTIVE, DEPRECATED
 
 MAX_WORDS = 5
@@ -136,12 +138,23 @@ def agent(connection: Connection, visitor: Visitor, agent_id: str) -> str:
         ],
         requested=work(REQUESTER),
         delegated=work(DELEGATE),
+        rules=_rules(connection, visitor, agent_id, is_whole=sees_money),
         sees_money=sees_money,
         account_id=account_id,
         account=balances.get(account_id),
         entries=entries,
         accounts=linked(connection, visitor, sides(entries)),
     )
+
+
+def _rules(
+    connection: Connection, visitor: Visitor, agent_id: str, *, is_whole: bool
+) -> dict[str, Any]:
+    """Return what the agent takes from other owners, as the visitor may see it."""
+    delegate = find_parties(connection, (agent_id,))[agent_id]
+    rules = find_rules(connection, (agent_id,))[agent_id]
+    shown = rules_document(delegate, rules, visitor.principal.owner_id, is_whole=is_whole)
+    return shown | {"smallest_estimate_micros": rules.smallest_estimate_micros}
 
 
 def _version(row: Any) -> dict[str, Any]:

@@ -153,6 +153,10 @@ class RefreshedOut(Schema):
         required=True,
         metadata={"description": "Lists of agents whose number was wrong and was counted anew"},
     )
+    recounted_owners = ma.fields.Integer(
+        required=True,
+        metadata={"description": "Owners whose use of quotas was wrong and was measured anew"},
+    )
     repaired = ma.fields.List(ma.fields.Nested(RepairedOut()), required=True)
 
     example = {
@@ -162,5 +166,6 @@ class RefreshedOut(Schema):
         "repaired_total": 1,
         "remaining": 0,
         "recounted_lists": 0,
+        "recounted_owners": 0,
         "repaired": [RepairedOut.example],
     }

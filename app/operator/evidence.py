@@ -15,7 +15,9 @@ from app.registry.recount import (
     lock,
     mend,
     mend_counts,
+    mend_usage,
     wrong_counts,
+    wrong_usage,
 )
 
 # Agents repaired by one request, so that it holds its locks for moments; and those it lists.
@@ -26,14 +28,17 @@ MAX_REPAIRED, MAX_LISTED = 500, 100
 class Report:
     """What was compared, and what differs (or did, before it was repaired).
 
-    ``wrong_counts`` names the lists of agents whose number was not kept right.
+    ``wrong_counts`` names the lists of agents whose number was not kept right, ``wrong_usage`` the
+    owners whose quotas were held to wrong figures.
     """
 
     agents: int
     found: list[Difference]
     wrong_counts: list[str]
+    wrong_usage: list[str]
     remaining: int = 0
     recounted: int = 0
+    measured: int = 0
 
     def document(self) -> dict[str, Any]:
         """Return the report as clients read it."""
@@ -42,6 +47,7 @@ class Report:
             "repaired_total": len(self.found),
             "remaining": self.remaining,
             "recounted_lists": self.recounted,
+            "recounted_owners": self.measured,
             "repaired": [
                 {"agent_id": one.agent_id, "kept": one.kept, "history": one.history}
                 for one in self.found[:MAX_LISTED]
@@ -55,7 +61,7 @@ def compare(connection: Connection) -> Report:
     It locks nothing: on a large database it takes seconds.
     """
     agents, found = differences(connection, count_outcomes(connection))
-    return Report(agents, found, wrong_counts(connection))
+    return Report(agents, found, wrong_counts(connection), wrong_usage(connection))
 
 
 def repair(session: Session, report: Report) -> Report:
@@ -73,4 +79,5 @@ def repair(session: Session, report: Report) -> Report:
         found=repaired,
         remaining=max(0, len(report.found) - MAX_REPAIRED),
         recounted=mend_counts(session, report.wrong_counts),
+        measured=mend_usage(session, report.wrong_usage),
     )

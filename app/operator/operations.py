@@ -99,7 +99,8 @@ def _imports(connection: Connection) -> dict[str, Any]:
 
 
 def _trust(_: Connection) -> dict[str, Any]:
-    return {name: request.args.get(name) for name in ("refreshed", "compared", "recounted")}
+    names = ("refreshed", "compared", "recounted", "measured")
+    return {name: request.args.get(name) for name in names}
 
 
 def _actions(connection: Connection) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def refresh(visitor: Visitor) -> Any:
             refreshed=done["repaired_total"],
             compared=done["compared_agents"],
             recounted=done["recounted_lists"],
+            measured=done["recounted_owners"],
             _anchor="trust",
         ),
         303,

@@ -144,11 +144,11 @@ def _find_visitor() -> Visitor | None:
 
 
 def is_secure() -> bool:
-    """Tell whether the browser came by HTTPS, perhaps to a proxy before this server.
-
-    Any proxy may say so: whoever claims it without reason gets a cookie that is of less use.
-    """
-    return request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+    """Tell whether the browser came by HTTPS, perhaps to a trusted proxy before this server."""
+    if request.is_secure:
+        return True
+    by_proxy = gate().clients.is_trusted(request.remote_addr or "")
+    return by_proxy and request.headers.get("X-Forwarded-Proto") == "https"
 
 
 def is_signed_in() -> bool:

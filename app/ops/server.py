@@ -31,6 +31,8 @@ from app.ops.tracks import OutdatedSchema
 if TYPE_CHECKING:
     import uvicorn
 
+    from app.http.front import Front
+
 # Seconds that a request under way has to finish after a stop was asked for.
 GRACE_SECONDS = 30
 _COUNTS = "agenthub-counts-"
@@ -216,13 +218,14 @@ def _work(settings: Settings, ready: Connection) -> None:
     _end_with_parent()
     _allow_files(settings.max_connections + OTHER_FILES)
     try:
-        server = load(settings)
+        server, front = load(settings)
     except (OutdatedSchema, SettingsError) as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
         sys.exit(CANNOT_SERVE)
 
     def stop(*_: object) -> None:
         server.should_exit = True
+        front.stop()
 
     for number in _STOPS:
         signal.signal(number, stop)
@@ -231,8 +234,8 @@ def _work(settings: Settings, ready: Connection) -> None:
         server.run([listener])
 
 
-def load(settings: Settings) -> uvicorn.Server:
-    """Build the application and its server in a worker process."""
+def load(settings: Settings) -> tuple[uvicorn.Server, Front]:
+    """Build the server of a worker process, and the application in front of it."""
     # Loaded here: counters are set up when they are imported, in the folder of this server.
     from functools import partial
 
@@ -242,8 +245,9 @@ def load(settings: Settings) -> uvicorn.Server:
     from app.http.front import Front
     from app.wsgi import application
 
+    front = Front(application(), settings)
     config = uvicorn.Config(
-        Front(application(), settings),
+        front,
         http=partial(Connection, Connections(settings)),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
@@ -258,7 +262,7 @@ def load(settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return Server(config)
+    return Server(config), front
 
 
 def _listen(settings: Settings) -> socket.socket:

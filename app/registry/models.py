@@ -118,6 +118,10 @@ class VersionImpact(Base):
     impact: Mapped[str | None] = mapped_column(Text)
 
 
+# Of whoever has nothing yet, by the columns of ``OwnerUsage``.
+NO_USAGE = dict.fromkeys(("namespaces", "agents", "versions", "manifest_bytes"), 0)
+
+
 class OwnerUsage(Base):
     """How much an owner has in the registry, kept current by every write, to hold quotas to.
 

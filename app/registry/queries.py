@@ -179,20 +179,20 @@ def _agent_page(*filters: str, keyset: bool) -> AnySelect:
     return _within(page, bindparam("max_bytes", type_=BigInteger))
 
 
-class _Octets(FunctionElement[int]):
+class Octets(FunctionElement[int]):
     """The size of a text in bytes, which PostgreSQL knows without reading a large one."""
 
     type = BigInteger()
     inherit_cache = True
 
 
-@compiles(_Octets)
-def _octet_length(element: _Octets, compiler: Any, **arguments: Any) -> str:
+@compiles(Octets)
+def _octet_length(element: Octets, compiler: Any, **arguments: Any) -> str:
     return f"octet_length({compiler.process(element.clauses, **arguments)})"
 
 
-@compiles(_Octets, "sqlite")
-def _length_of_blob(element: _Octets, compiler: Any, **arguments: Any) -> str:
+@compiles(Octets, "sqlite")
+def _length_of_blob(element: Octets, compiler: Any, **arguments: Any) -> str:
     return f"length(CAST({compiler.process(element.clauses, **arguments)} AS BLOB))"
 
 
@@ -202,7 +202,7 @@ def _within(page: AnySelect, max_bytes: Any) -> AnySelect:
     That one is for whoever cuts the page to see that there are more, so two are selected at least.
     """
     chosen = page.subquery("page")
-    size = _Octets(Version.manifest)
+    size = Octets(Version.manifest)
     measured = (
         select(
             chosen,

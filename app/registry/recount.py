@@ -11,20 +11,25 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, Select, cast, delete, func, select
+from sqlalchemy import BigInteger, Connection, Row, Select, cast, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app import clock
 from app.db import insert_if_absent
 from app.registry.evidence import dealings_of, lock_evidence
 from app.registry.models import (
+    NO_USAGE,
     Agent,
     AgentCount,
     Evaluation,
+    Namespace,
+    OwnerUsage,
     TrustCounterparty,
     TrustEvidence,
     UsageReport,
+    Version,
 )
+from app.registry.queries import Octets
 from app.registry.service import ACTIVE, DEPRECATED, count_buckets
 from app.registry.trust import SUMS, Counterparty, contribution
 
@@ -247,3 +252,62 @@ def _real_counts(reader: Reader) -> Counter[tuple[str, str]]:
         for agent_id, status in reader.execute(select(Agent.id, Agent.status))
         for bucket in count_buckets(agent_id)
     )
+
+
+def wrong_usage(reader: Reader) -> list[str]:
+    """Return the ids of owners whose kept usage, which quotas are held to, is not what they have.
+
+    The reader has to see one instant. Measures every manifest.
+    """
+    kept, real = _kept_usage(reader), _real_usage(reader)
+    return sorted(
+        owner_id
+        for owner_id in kept.keys() | real.keys()
+        if kept.get(owner_id, NO_USAGE) != real.get(owner_id, NO_USAGE)
+    )
+
+
+def mend_usage(session: Session, suspects: Collection[str]) -> int:
+    """Measure what these owners have again; return of how many it was wrong.
+
+    Whoever registers, publishes or forks for one of them meanwhile waits, and adds to what is
+    measured here; whoever did before has committed.
+    """
+    mended = 0
+    for owner_id in sorted(suspects):
+        insert_if_absent(session, OwnerUsage, owner_id=owner_id, **NO_USAGE)
+        kept = session.get_one(OwnerUsage, owner_id, with_for_update=True, populate_existing=True)
+        real = _real_usage(session, owner_id).get(owner_id, NO_USAGE)
+        if any(getattr(kept, name) != real[name] for name in real):
+            session.execute(update(OwnerUsage).where(OwnerUsage.owner_id == owner_id).values(real))
+            mended += 1
+    return mended
+
+
+def _kept_usage(reader: Reader) -> dict[str, Mapping[str, int]]:
+    rows = reader.execute(select(*OwnerUsage.__table__.c))
+    return {row.owner_id: {name: getattr(row, name) for name in NO_USAGE} for row in rows}
+
+
+def _real_usage(reader: Reader, owner_id: str | None = None) -> dict[str, Mapping[str, int]]:
+    """Return what every owner has, or the one that is named."""
+    whose = [] if owner_id is None else [Namespace.owner_id == owner_id]
+    agents = select(Namespace.owner_id, func.count(Namespace.name.distinct()), func.count(Agent.id))
+    versions = select(
+        Namespace.owner_id, func.count(), cast(func.sum(Octets(Version.manifest)), BigInteger)
+    )
+    found: defaultdict[str, dict[str, int]] = defaultdict(lambda: dict(NO_USAGE))
+    for owner, namespaces, number in reader.execute(
+        agents.outerjoin(Agent, Agent.namespace == Namespace.name)
+        .where(*whose)
+        .group_by(Namespace.owner_id)
+    ):
+        found[owner] |= {"namespaces": namespaces, "agents": number}
+    for owner, number, size in reader.execute(
+        versions.join(Agent, Agent.namespace == Namespace.name)
+        .join(Version, Version.agent_id == Agent.id)
+        .where(*whose)
+        .group_by(Namespace.owner_id)
+    ):
+        found[owner] |= {"versions": number, "manifest_bytes": size}
+    return dict(found)

@@ -41,6 +41,7 @@ from app.registry.evidence import Outcome as Outcome
 from app.registry.evidence import record_outcome as record_outcome
 from app.registry.models import (
     COUNT_SHARDS,
+    NO_USAGE,
     Agent,
     AgentCount,
     Evaluation,
@@ -59,7 +60,6 @@ from app.registry.queries import (
 )
 
 ACTIVE, DEPRECATED = "active", "deprecated"
-_USED = ("namespaces", "agents", "versions", "manifest_bytes")
 
 
 @dataclass(frozen=True)
@@ -439,7 +439,7 @@ def _use(session: Session, owner_id: str, quotas: Quotas, **added: int) -> None:
     The owner's row stays locked until the transaction ends, so of two writes at once none is let
     by. Every write takes it after all else that it locks in the registry.
     """
-    insert_if_absent(session, OwnerUsage, owner_id=owner_id, **dict.fromkeys(_USED, 0))
+    insert_if_absent(session, OwnerUsage, owner_id=owner_id, **NO_USAGE)
     columns = [getattr(OwnerUsage, name) for name in added]
     used = session.execute(
         update(OwnerUsage)

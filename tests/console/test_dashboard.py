@@ -14,7 +14,7 @@ from app.delegation.queries import count_outcomes
 from app.delegation.settlement import verdict
 from app.http.context import Services
 from app.registry.queries import count_agents
-from app.registry.recount import mend_counts, wrong_counts
+from app.registry.recount import mend_counts, mend_usage, wrong_counts, wrong_usage
 from app.registry.service import count_buckets
 from tests.client import Api, Contract
 from tests.console.conftest import Visitor
@@ -124,6 +124,7 @@ def test_a_refresh_finds_nothing_where_nothing_is_wrong(world: World) -> None:
         "repaired_total": 0,
         "remaining": 0,
         "recounted_lists": 0,
+        "recounted_owners": 0,
         "repaired": [],
     }
 
@@ -224,6 +225,8 @@ def test_lists_are_counted_anew_while_agents_are_registered(
     world.register()
     with services.database.transaction() as session:
         session.execute(text("UPDATE registry_agent_counts SET agents = agents + 5"))
+        session.execute(text("UPDATE registry_owner_usage SET agents = agents + 5"))
+        everybody = session.scalars(text("SELECT owner_id FROM registry_owner_usage")).all()
 
     def register(caller: Api, name: str) -> None:
         for number in range(12):
@@ -238,16 +241,37 @@ def test_lists_are_counted_anew_while_agents_are_registered(
         ]
         for _ in range(8):
             with services.database.snapshot() as connection:
-                suspects = wrong_counts(connection)
+                suspects, owners = wrong_counts(connection), wrong_usage(connection)
             # Those that are right are counted, too: that must not make them wrong.
             suspects += [*count_buckets("@acme:agent-1-1"), *count_buckets("@acme:agent-2-2")]
             with services.database.transaction() as session:
                 mend_counts(session, suspects)
+                mend_usage(session, owners or everybody)
         for one in running:
             one.result()
     with services.database.snapshot() as connection:
-        assert wrong_counts(connection) == []
+        assert wrong_counts(connection) == wrong_usage(connection) == []
         assert count_agents(connection, namespace="@acme") == 36 + 3
+
+
+def test_a_refresh_measures_what_quotas_are_held_to(world: World, services: Services) -> None:
+    world.register()
+    operator = world.callers["operator"]
+
+    def kept() -> list[tuple[int, ...]]:
+        with services.database.read() as connection:
+            query = "SELECT * FROM registry_owner_usage ORDER BY owner_id"
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    before = kept()
+    with services.database.transaction() as session:
+        owner = "(SELECT min(owner_id) FROM registry_owner_usage)"
+        session.execute(text(f"DELETE FROM registry_owner_usage WHERE owner_id = {owner}"))
+        session.execute(text("UPDATE registry_owner_usage SET manifest_bytes = 1, agents = 900"))
+    assert kept() != before
+    assert world.send(operator, "POST", REFRESH)["recounted_owners"] == len(before)
+    assert kept() == before
+    assert world.send(operator, "POST", REFRESH)["recounted_owners"] == 0
 
 
 def test_the_console_refreshes_too(world: World, admin: Visitor, services: Services) -> None:
@@ -258,4 +282,5 @@ def test_the_console_refreshes_too(world: World, admin: Visitor, services: Servi
         session.execute(text(wrong))
     response = admin.send("/operator/operations", "/operator/refresh")
     page = admin.see(response.headers["Location"].partition("#")[0])
-    assert "7 agents were compared; 1 were repaired, and the numbers of 1 lists of agents" in page
+    told = "7 agents were compared; 1 agents were repaired, 1 lists of agents were counted anew."
+    assert told in page

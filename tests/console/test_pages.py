@@ -100,6 +100,38 @@ def test_an_agent_shows_what_is_known_of_it(world: World, admin: Visitor) -> Non
     assert admin.get("/operator/agents/@globex:nobody").status_code == 404
 
 
+def test_an_agent_shows_what_it_takes_from_others(
+    world: World, admin: Visitor, visitor: Callable[..., Visitor]
+) -> None:
+    world.register()
+    path = f"/operator/agents/{READER}"
+    for words in ("Owners let in everybody", "Inline work is taken", "Shortest lease any"):
+        assert words in plain(admin.see(path))
+    rules = {
+        "allowed_owners": ["@acme"],
+        "denied_owners": ["initech"],
+        "takes_inline": False,
+        "smallest_estimate_usd": 0.000002,
+        "shortest_lease_seconds": 30,
+        "most_live_offers": 0,
+    }
+    world.send(world.callers["globex"], "PUT", f"/v1/agents/{READER}/acceptance-rules", rules)
+    text = plain(admin.see(path))
+    for words in (
+        "Owners let in @acme",
+        "Owners kept out initech",
+        "Inline work is refused",
+        "Smallest estimate 0.000002 USD",
+        "Shortest deadline any",
+        "Shortest lease 30 s",
+        "none: no remote work",
+    ):
+        assert words in text
+    others = plain(visitor("initech", "viewer").see(path))
+    assert "Your offers are refused" in others
+    assert "kept out" not in others
+
+
 def test_every_optional_part_of_a_manifest_is_shown(world: World, admin: Visitor) -> None:
     from tests.registry.manifests import build_full_manifest
 

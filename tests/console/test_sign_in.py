@@ -9,7 +9,9 @@ import pytest
 from flask import Flask
 
 from app.access.service import revoke_key
+from app.http.clients import Clients
 from app.http.context import Services
+from app.http.gate import EXTENSION as GATE
 from app.operator.register import REFUSED_PER_MINUTE
 from app.operator.session import IDLE_SECONDS, SESSION_SECONDS, Session, Signer
 from app.operator.web import COOKIE
@@ -49,10 +51,16 @@ def test_the_cookie_is_for_the_browser_alone(app: Flask, key_of: KEYS) -> None:
     assert secret not in header
 
 
-def test_behind_tls_the_cookie_is_sent_by_tls_only(app: Flask, key_of: KEYS) -> None:
+@pytest.mark.parametrize("trusted", [("127.0.0.0/8",), ("10.0.0.1",), ()])
+def test_behind_tls_the_cookie_is_sent_by_tls_only(
+    app: Flask, key_of: KEYS, trusted: tuple[str, ...]
+) -> None:
+    """A proxy that is trusted tells; anybody else may have written the header himself."""
+    app.extensions[GATE].clients = Clients(trusted)
     operator = Visitor(app, key_of("operator", "admin"))
     operator.client.environ_base["HTTP_X_FORWARDED_PROTO"] = "https"
-    assert "; Secure" in operator.sign_in().headers["Set-Cookie"]
+    is_secure = "; Secure" in operator.sign_in().headers["Set-Cookie"]
+    assert is_secure == (trusted == ("127.0.0.0/8",))
 
 
 def test_a_wrong_key_is_refused(app: Flask) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import uvicorn
@@ -139,7 +140,19 @@ async def deadlines() -> None:
     assert silent.transport.aborted  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("scenario", [too_many, all_at_work, deadlines])
+async def refusals_are_recorded() -> None:
+    """What the parser refuses is logged and counted as every answer is, without a query."""
+    process = Process()
+    with patch("app.http.connections.record") as record:
+        for sent in (b"GET /v1/agents?q=secret HTTP/1.1\r\nbad\r\n\r\n", b"NONSENSE\r\n\r\n"):
+            process.connect("192.0.2.1").data_received(sent)
+    (method, path, route, status, _), more = record.call_args_list[0]
+    assert (method, path, route, status) == ("", "/v1/agents", None, 400)
+    assert len(more["request_id"]) == 36
+    assert record.call_args_list[1].args[3] == 400
+
+
+@pytest.mark.parametrize("scenario", [too_many, all_at_work, deadlines, refusals_are_recorded])
 def test_connections(scenario: Any) -> None:
     async def run() -> None:
         await scenario()

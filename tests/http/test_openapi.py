@@ -83,6 +83,7 @@ OPERATIONS = [
     "reverse_transaction",
     "rotate_webhook_secret",
     "send_heartbeat",
+    "stream_delegation_events",
     "top_up",
     "update_webhook",
 ]

@@ -1,13 +1,16 @@
 """Abuse: strangers attack a running server while another owner uses it, whose figures are held.
 
-A test probes the server undisturbed, then once more under an attack, and holds the second to the
-first: no error, and a 99th percentile below three times the first or a floor that a busy machine
-may need. So it compares, and asserts no time of its own.
+A test probes the server undisturbed, then under an attack, and holds the second to the first: no
+error, and a 99th percentile below three times the first or a floor that a busy machine may need. So
+it compares, and asserts no time of its own. The machine may do something else for a moment; an
+attack that harms does so all the time. So a comparison that fails is made again, twice at most.
 
-    owner = Owner(make_client(server, "victim"))
-    undisturbed = owner.probe(SECONDS)
-    with attack(lambda stop: flood(server.port, stop)):
-        owner.probe(SECONDS).hold_to(undisturbed)
+    @pytest.mark.alone
+    def test_a_flood_disturbs_nobody(server: Server) -> None:
+        owner = Owner(make_client(server, "victim"))
+        undisturbed = owner.probe(SECONDS)
+        with attack(lambda stop: flood(server.port, stop)):
+            owner.goes_on_as(undisturbed, SECONDS)
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ FLOOR_SECONDS = 0.25
 # A request that takes longer is an error, as it is for a client.
 PATIENCE_SECONDS = 5.0
 PAUSE_SECONDS = 0.005
+COMPARISONS = 3
 AGENT = "/v1/agents/@{name}:probed"
 Attack = Callable[[threading.Event], object]
 
@@ -46,14 +50,14 @@ class Probe:
         ordered = sorted(self.seconds[kind])
         return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
-    def hold_to(self, undisturbed: Probe, floor_seconds: float = FLOOR_SECONDS) -> None:
-        """Fail unless nothing failed and every kind of request took about as long as before."""
-        assert not undisturbed.errors, undisturbed.errors[:3]
-        assert not self.errors, f"{len(self.errors)} errors, such as {self.errors[:3]}"
+    def delays(self, undisturbed: Probe, floor_seconds: float) -> list[str]:
+        """Return the kinds of requests that took longer than they may, each with its figures."""
+        found = []
         for kind in undisturbed.seconds:
             bound = max(FACTOR * undisturbed.p99(kind), floor_seconds)
-            found = self.p99(kind)
-            assert found <= bound, f"p99 of {kind}: {found:.3f} s, undisturbed {bound:.3f} s"
+            if self.p99(kind) > bound:
+                found.append(f"p99 of {kind}: {self.p99(kind):.3f} s, at most {bound:.3f} s")
+        return found
 
 
 @dataclass
@@ -77,6 +81,20 @@ class Owner:
             ("read", "GET", agent, None),
             ("write", "POST", f"{agent}/versions/1.0.0/evals", result),
         ]
+
+    def goes_on_as(
+        self, undisturbed: Probe, seconds: float, floor_seconds: float = FLOOR_SECONDS
+    ) -> None:
+        """Fail unless nothing fails now and every kind of request takes about as long as before."""
+        assert not undisturbed.errors, undisturbed.errors[:3]
+        delays = []
+        for _ in range(COMPARISONS):
+            probe = self.probe(seconds)
+            assert not probe.errors, f"{len(probe.errors)} errors, such as {probe.errors[:3]}"
+            delays.append(probe.delays(undisturbed, floor_seconds))
+            if not delays[-1]:
+                return
+        raise AssertionError(f"delayed in each of {COMPARISONS} comparisons: {delays}")
 
     def probe(self, seconds: float) -> Probe:
         """Send round after round, each request on a connection of its own, and return what came."""

@@ -37,6 +37,7 @@ def busy_server(make_server: Callable[..., Server]) -> Server:
     return make_server().start()
 
 
+@pytest.mark.alone
 def test_slow_and_idle_clients_disturb_nobody(busy_server: Server) -> None:
     """The attack of strangers: no key, 555 connections, a byte a second on each that sends."""
     port = busy_server.port
@@ -58,17 +59,17 @@ def test_slow_and_idle_clients_disturb_nobody(busy_server: Server) -> None:
         connections(port, 4, with_key + b"{") as halves,
         attack(lambda stop: drip([*forms, *headers, *bodies, *halves], stop)),
     ):
-        disturbed = owner.probe(2 * SECONDS)
-    disturbed.hold_to(undisturbed)
+        owner.goes_on_as(undisturbed, 2 * SECONDS)
 
 
+@pytest.mark.alone
 def test_a_flood_of_requests_disturbs_nobody(busy_server: Server) -> None:
     """Eight clients of a stranger ask without pause; an owner's requests take turns with them."""
     owner = Owner(make_client(busy_server, "victim"))
     undisturbed = owner.probe(SECONDS)
     stranger = Client(busy_server.port)
     with attack(repeat(lambda: stranger.request("GET", "/v1/agents?limit=100"), threads=8)):
-        owner.probe(SECONDS).hold_to(undisturbed)
+        owner.goes_on_as(undisturbed, SECONDS)
 
 
 def test_requests_that_wait_leave_a_thread_to_others(

@@ -106,6 +106,7 @@ def bombing(client: Client, value: Callable[[int], Any]) -> Attack:
     return run
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["of an earlier release", "published now"])
 def test_schema_bombs_disturb_nobody(server: Server, kind: str) -> None:
     owner = Delegator(make_client(server, "victim"))
@@ -128,10 +129,10 @@ def test_schema_bombs_disturb_nobody(server: Server, kind: str) -> None:
         return {"x": nested(40), "turn": turn}
 
     with attack(bombing(attacker, value)):
-        disturbed = owner.probe(2 * SECONDS)
-    disturbed.hold_to(undisturbed, FLOOR_SECONDS)
+        owner.goes_on_as(undisturbed, 2 * SECONDS, FLOOR_SECONDS)
 
 
+@pytest.mark.alone
 def test_bombs_for_agents_of_others_cost_nothing(server: Server) -> None:
     """A key without any agent asks for work of everybody's: it is refused before any check."""
     owner = Delegator(make_client(server, "victim"))
@@ -143,4 +144,4 @@ def test_bombs_for_agents_of_others_cost_nothing(server: Server) -> None:
     undisturbed = owner.probe(SECONDS)
     stranger = make_client(server, "stranger")
     with attack(bombing(stranger, lambda turn: {"x": nested(40), "turn": turn})):
-        owner.probe(SECONDS).hold_to(undisturbed, FLOOR_SECONDS)
+        owner.goes_on_as(undisturbed, SECONDS, FLOOR_SECONDS)

@@ -19,7 +19,36 @@ class Entry(NamedTuple):
     summary: str
 
 
-COMMANDS = {
+# For developers, from anywhere; all others are for operators, on the server's machine.
+OVER_HTTP = {
+    "check": Entry(
+        "app.client.commands:check", "Say whether a manifest is valid, and what it would break."
+    ),
+    "completion": Entry(
+        "app.client.commands:completion", "Print the completion script of a shell."
+    ),
+    "delegate": Entry("app.client.commands:delegate", "Hand a task to an agent under a budget."),
+    "deprecate": Entry("app.client.commands:deprecate", "Deprecate an agent."),
+    "diff": Entry(
+        "app.client.commands:diff", "Show what one version changes for callers of another."
+    ),
+    "fork": Entry("app.client.commands:fork", "Copy an agent into a namespace of yours."),
+    "init": Entry(
+        "app.client.commands:init",
+        "Write a manifest: from answers, an OpenAPI document, or an agent.",
+    ),
+    "login": Entry("app.client.commands:login", "Store where the service is and your API key."),
+    "logout": Entry("app.client.commands:logout", "Forget the stored service and key."),
+    "publish": Entry(
+        "app.client.commands:publish", "Register an agent, or publish a further version of it."
+    ),
+    "show": Entry("app.client.commands:show_agent", "Show an agent, or one version of it."),
+    "tail": Entry("app.client.commands:tail", "Follow what happens to a delegation."),
+    "worker": Entry(
+        "app.client.commands:worker", "Work for an agent: run a program for each task."
+    ),
+}
+ON_THE_SERVER = {
     "deliver-webhooks": Entry(
         "app.commands:deliver_webhooks", "Attempt every webhook delivery that is due."
     ),
@@ -52,6 +81,7 @@ COMMANDS = {
     "tracks": Entry("app.commands:tracks", "Show every migration track and its journal."),
     "up": Entry("app.commands:up", "Bring the database to this release's schema and serve."),
 }
+COMMANDS = OVER_HTTP | ON_THE_SERVER
 
 
 class Commands(click.Group):
@@ -74,8 +104,12 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what each command does, without loading it."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
+        for title, commands in (
+            ("For developers, over HTTP", OVER_HTTP),
+            ("For operators, on the server's machine", ON_THE_SERVER),
+        ):
+            with formatter.section(title):
+                formatter.write_dl([(name, commands[name].summary) for name in sorted(commands)])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -99,7 +133,9 @@ class Commands(click.Group):
 def main() -> None:
     """AgentHub: the system of record for AI agents.
 
-    Settings are read from AGENTHUB_* variables; `agenthub doctor` shows them.
+    Developers' commands speak to the service at AGENTHUB_URL with the key AGENTHUB_API_KEY, or as
+    `agenthub login` stored. Operators' commands read their settings from AGENTHUB_* variables;
+    `agenthub doctor` shows them.
     """
     # What any command or server writes, its owner alone reads.
     os.umask(0o077)

@@ -370,6 +370,7 @@ CLIENT_VARIABLES = frozenset(
         "AGENTHUB_API_KEY",
         "AGENTHUB_WORKER_KEY",
         "AGENTHUB_OPERATOR_KEY",
+        "AGENTHUB_AGENT",
         # Where the project's tests find data that is not part of it.
         "AGENTHUB_TEST_CORPORA",
     }

@@ -203,10 +203,15 @@ class Server:
 def group(process: subprocess.Popen[bytes] | None) -> list[int]:
     """Return the live processes of the group that ``process`` leads, zombies left out."""
     assert process is not None
+    return group_of(process.pid)
+
+
+def group_of(leader: int) -> list[int]:
+    """Return the live processes of a group by the id of its leader, zombies left out."""
     found = []
     for other in psutil.process_iter(["status"]):
         try:
-            if os.getpgid(other.pid) == process.pid and other.info["status"] != "zombie":
+            if os.getpgid(other.pid) == leader and other.info["status"] != "zombie":
                 found.append(other.pid)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue

@@ -22,30 +22,39 @@ class Entry(NamedTuple):
 # For developers, from anywhere; all others are for operators, on the server's machine.
 OVER_HTTP = {
     "check": Entry(
-        "app.client.commands:check", "Say whether a manifest is valid, and what it would break."
+        "app.client.commands:check",
+        "Say whether the manifest in FILE is valid, and what it would break.",
     ),
     "completion": Entry(
         "app.client.commands:completion", "Print the completion script of a shell."
     ),
-    "delegate": Entry("app.client.commands:delegate", "Hand a task to an agent under a budget."),
-    "deprecate": Entry("app.client.commands:deprecate", "Deprecate an agent."),
-    "diff": Entry(
-        "app.client.commands:diff", "Show what one version changes for callers of another."
+    "delegate": Entry("app.client.commands:delegate", "Hand a task to AGENT under a budget."),
+    "deprecate": Entry("app.client.commands:deprecate", "Deprecate AGENT."),
+    "diff": Entry("app.client.commands:diff", "Show what TARGET changes for callers of BASE."),
+    "fork": Entry(
+        "app.client.commands:fork",
+        "Copy the latest version of AGENT to COPY, in a namespace of yours.",
     ),
-    "fork": Entry("app.client.commands:fork", "Copy an agent into a namespace of yours."),
     "init": Entry(
         "app.client.commands:init",
-        "Write a manifest: from answers, an OpenAPI document, or an agent.",
+        "Write a manifest: from answers, from an OpenAPI document, or from an agent.",
     ),
-    "login": Entry("app.client.commands:login", "Store where the service is and your API key."),
+    "login": Entry(
+        "app.client.commands:login",
+        "Store where the service is and your API key, for all other commands.",
+    ),
     "logout": Entry("app.client.commands:logout", "Forget the stored service and key."),
     "publish": Entry(
-        "app.client.commands:publish", "Register an agent, or publish a further version of it."
+        "app.client.commands:publish",
+        "Register the agent in FILE, or publish a further version of it.",
     ),
-    "show": Entry("app.client.commands:show_agent", "Show an agent, or one version of it."),
-    "tail": Entry("app.client.commands:tail", "Follow what happens to a delegation."),
+    "show": Entry("app.client.commands:show_agent", "Show AGENT, or one version of it."),
+    "tail": Entry(
+        "app.client.commands:tail", "Follow what happens to DELEGATION until it is settled."
+    ),
     "worker": Entry(
-        "app.client.commands:worker", "Work for an agent: run a program for each task."
+        "app.client.commands:worker",
+        "Work for AGENT: run COMMAND for each task that is handed to it.",
     ),
 }
 ON_THE_SERVER = {

@@ -371,6 +371,12 @@ CLIENT_VARIABLES = frozenset(
         "AGENTHUB_WORKER_KEY",
         "AGENTHUB_OPERATOR_KEY",
         "AGENTHUB_AGENT",
+        # What a worker tells its program.
+        "AGENTHUB_TASK_ID",
+        "AGENTHUB_TASK_SPEC",
+        "AGENTHUB_TASK_CAPABILITY",
+        "AGENTHUB_TASK_BUDGET_USD",
+        "AGENTHUB_TASK_METER",
         # Where the project's tests find data that is not part of it.
         "AGENTHUB_TEST_CORPORA",
     }

@@ -137,9 +137,9 @@ def logout() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(context: Context, file: Path, *, force: bool, **given: Any) -> None:
-    """Write a manifest to FILE (agent.json): from answers, an OpenAPI document, or an agent.
+    """Write a manifest: from answers, from an OpenAPI document, or from an agent.
 
-    On a terminal it asks for what no option says.
+    It goes to FILE, or to agent.json. On a terminal it asks for what no option says.
     """
     if file.exists() and not force:
         raise HubError(f"{file} exists; choose another name, or use --force")
@@ -281,7 +281,10 @@ def _publish(hub: Hub, agent: AgentFile, agent_id: str) -> str:
 @with_hub()
 @json_option
 def show_agent(context: Context, agent: str, *, as_json: bool) -> None:
-    """Show AGENT (@ns:slug), or one version of it (@ns:slug@1.0.0)."""
+    """Show AGENT, or one version of it.
+
+    AGENT is @ns:slug, or @ns:slug@1.0.0 for a version.
+    """
     found = manifests.find_version(context.hub, agent)
     if found.agent_id is None:
         raise click.UsageError("expected an agent such as @acme:reader, or @acme:reader@1.0.0")
@@ -338,7 +341,10 @@ def diff(context: Context, base: str, target: str, *, as_json: bool) -> None:
 @with_hub(needs_key=True)
 @json_option
 def fork(context: Context, agent: str, copy: str, *, as_json: bool) -> None:
-    """Copy the latest version of AGENT to COPY (@ns:slug), in a namespace of yours."""
+    """Copy the latest version of AGENT to COPY, in a namespace of yours.
+
+    COPY is the new agent's id, such as @acme:reader.
+    """
     namespace, _, slug = copy.partition(":")
     if not slug or not namespace.startswith("@"):
         raise click.UsageError("expected the copy's name as @namespace:slug")
@@ -352,7 +358,10 @@ def fork(context: Context, agent: str, copy: str, *, as_json: bool) -> None:
 @with_hub(needs_key=True)
 @json_option
 def deprecate(context: Context, agent: str, *, as_json: bool) -> None:
-    """Deprecate AGENT: its history stays, and publishing a version makes it active again."""
+    """Deprecate AGENT.
+
+    Its history stays. Publishing a version makes it active again.
+    """
     found = context.hub.write("DELETE", f"/v1/agents/{segment(agent)}")
     show(found, as_json=as_json, text=f"{agent} is deprecated")
 
@@ -534,7 +543,10 @@ def _describe_event(event: JsonObject) -> str:
 @click.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell: eval "$(agenthub completion bash)"."""
+    """Print the completion script of a shell.
+
+    Use it with: eval "$(agenthub completion bash)"
+    """
     from click.shell_completion import get_completion_class
 
     from app.cli import main

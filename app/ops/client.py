@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from typing import Any
 
-JsonObject = dict[str, Any]
+from app.client.hub import Hub, HubError, JsonObject, Refused
 
 
 class CallFailed(Exception):
@@ -57,32 +54,14 @@ class Call:
 
 def send(url: str, api_key: str, call: Call) -> JsonObject:
     """Make one call and return the answer. Raises ``CallFailed``."""
-    headers = {"Content-Type": "application/json", "X-API-Key": api_key}
-    if call.idempotency_key:
-        headers["Idempotency-Key"] = call.idempotency_key
-    body = json.dumps(call.body).encode() if call.body is not None else None
-    request = urllib.request.Request(  # noqa: S310 (the operator names the address)
-        url + call.path, data=body, headers=headers, method=call.method
-    )
+    hub = Hub(url, api_key, attempts=0)
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-            answer: JsonObject = json.load(response)
-            return answer
-    except urllib.error.HTTPError as error:
-        detail = error.read().decode("utf-8", "replace")
-        message = f"{call.method} {call.path} was refused ({error.code}): {detail}"
-        raise CallFailed(message, _problem_code(detail)) from None
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise CallFailed(
-            f"no AgentHub answers at {url} ({reason}); start one: agenthub up"
-        ) from None
-
-
-def _problem_code(body: str) -> str | None:
-    """Return the code of a problem; None for an answer that is no problem document."""
-    try:
-        code = json.loads(body)["code"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return str(code)
+        if call.method == "GET":
+            return hub.get(call.path)
+        return hub.write(call.method, call.path, call.body, call.idempotency_key)
+    except Refused as refusal:
+        detail = json.dumps(refusal.problem)
+        message = f"{call.method} {call.path} was refused ({refusal.status}): {detail}"
+        raise CallFailed(message, refusal.code or None) from None
+    except HubError as error:
+        raise CallFailed(f"{error.message}; start one: agenthub up") from None

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from app.ops.client import Call, CallFailed, JsonObject, send
+from app.client.hub import JsonObject
+from app.ops.client import Call, CallFailed, send
 from app.registry.examples import MANIFEST
 
 NAMESPACE = "@demo"

@@ -7,9 +7,10 @@ import sys
 
 import click
 
+from app.client.hub import JsonObject
 from app.config import client_environment
 from app.ids import new_id
-from app.ops.client import Call, CallFailed, JsonObject
+from app.ops.client import Call, CallFailed
 from app.ops.demo import CLASSIFIER, CLERK, NAMESPACE, Caller, build_capability, build_manifest
 
 PARTNER_NAMESPACE = "@demo-partner"

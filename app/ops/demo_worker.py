@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
+from app.client.hub import JsonObject
 from app.ids import new_id
-from app.ops.client import Call, CallFailed, JsonObject
+from app.ops.client import Call, CallFailed
 from app.ops.demo import Caller
 
 UNIT_PRICE_USD = 0.00025

@@ -7,8 +7,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from app.client.hub import JsonObject
 from app.ids import new_id
-from app.ops.client import Call, CallFailed, JsonObject, send
+from app.ops.client import Call, CallFailed, send
 from app.ops.demo import build_capability, build_manifest
 
 NAMESPACE = "@agenthub-readiness"

@@ -44,6 +44,9 @@ def require_known(arguments: list[str]) -> None:
     command: click.Command = main
     options = set()
     for argument in arguments:
+        if argument == "--":
+            # What follows is another program's.
+            break
         options |= {name for parameter in command.params for name in parameter.opts}
         if isinstance(command, click.Group) and not argument.startswith("-"):
             found = command.get_command(click.Context(command), argument)

@@ -266,7 +266,7 @@ class AuditEntryOut(Schema):
     }
 
 
-class DelegationStatusOut(DelegationOut):
+class DelegationWithTrailOut(DelegationOut):
     """A delegation with its audit trail, at most the latest 1000 entries of it."""
 
     audit_trail = ma.fields.List(ma.fields.Nested(AuditEntryOut()), required=True)

@@ -458,7 +458,7 @@ def _progressed(connection: Connection, known: Mapping[str, Sequence[Any]]) -> A
 
 @blueprint.read(
     "/<delegation_id>/status",
-    returns=answers.DelegationStatusOut(),
+    returns=answers.DelegationWithTrailOut(),
     problems=(404,),
     role="viewer",
 )

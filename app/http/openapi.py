@@ -95,15 +95,43 @@ def _described_document(_: Any, field: Any, **__: Any) -> dict[str, Any]:
     return field.json_schema if isinstance(field, JsonDocument) else {}
 
 
-def _manifest_component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest's JSON Schema with its references made to fit this document."""
-    text = orjson.dumps(schema).replace(
-        b'"#/$defs/', f'"#/components/schemas/{name}/$defs/'.encode()
-    )
-    component: dict[str, Any] = orjson.loads(text)
-    for keyword in ("$id", "$schema"):
-        del component[keyword]
-    return component | {"examples": [MANIFEST]}
+def _manifest_components(name: str, schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a manifest's JSON Schema as components of this document, by their names.
+
+    Each of its definitions is a component of its own: generators of clients follow references to
+    components, and to no place within one.
+    """
+
+    def named(definition: str) -> str:
+        return f"{name}{definition[0].upper()}{definition[1:]}"
+
+    text = orjson.dumps(schema).decode()
+    for definition in schema["$defs"]:
+        here = f'"#/$defs/{definition}"'
+        text = text.replace(here, f'"#/components/schemas/{named(definition)}"')
+    whole = _without_const(orjson.loads(text))
+    components = {named(definition): one for definition, one in whole["$defs"].items()}
+    # Generators name a class by the title of its schema, which both forms of a manifest share.
+    for keyword in ("$id", "$schema", "$defs", "title"):
+        del whole[keyword]
+    return {**components, name: whole | {"examples": [MANIFEST]}}
+
+
+def _without_const(value: Any) -> Any:
+    """Return a schema that says of a member with one value what type that has.
+
+    Under ``const`` alone, generators find no type.
+    """
+    if isinstance(value, list):
+        return [_without_const(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _without_const(one) for name, one in value.items()}
+    if "const" in found:
+        only = found.pop("const")
+        kinds = {bool: "boolean", int: "integer", str: "string"}
+        found |= {"type": kinds[type(only)], "enum": [only]}
+    return found
 
 
 def make_api(app: Flask) -> Api:
@@ -123,7 +151,8 @@ def make_api(app: Flask) -> Api:
     assert plugin.converter is not None  # noqa: S101 (the plugin makes it when it is initialized)
     plugin.converter.add_attribute_function(_described_document)  # type: ignore[no-untyped-call]
     for name, schema in (("Manifest", manifest_schema()), ("ManifestRequest", request_schema())):
-        api.spec.components.schema(name, _manifest_component(name, schema))
+        for component, described in _manifest_components(name, schema).items():
+            api.spec.components.schema(component, described)
     api.spec.components.security_scheme(
         "ApiKey",
         {

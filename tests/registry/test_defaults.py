@@ -132,5 +132,5 @@ def test_the_document_of_the_api_says_what_may_be_left_out(anyone: Api) -> None:
     schemas = anyone.get("/openapi.json").get_json()["components"]["schemas"]
     assert schemas["ManifestRequest"]["required"] == ["identity", "capabilities", "interfaces"]
     assert "trust" in schemas["Manifest"]["required"]
-    capability = schemas["ManifestRequest"]["$defs"]["capability"]
+    capability = schemas["ManifestRequestCapability"]
     assert "idempotency_key_required" not in capability["required"]

@@ -24,6 +24,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app.config import Settings
     from app.delegation.blueprint import blueprints as delegation
     from app.http.context import EXTENSION
+    from app.http.cors import register_cors
     from app.http.gate import register_gate
     from app.http.health import blueprint as health
     from app.http.hooks import register_hooks
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.otlp_endpoint is not None:
         register_tracing(app, make_provider(settings.otlp_endpoint))
     register_gate(app, settings)
+    register_cors(app, settings)
     register_error_handlers(app)
     api = make_api(app)
     blueprints = (registry, ledger, metering, *delegation, notification, audit, operator, health)

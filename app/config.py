@@ -108,6 +108,11 @@ def _is_host(text: str) -> bool:
     )
 
 
+def _is_origin(text: str) -> bool:
+    host = r"([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])"
+    return text == "*" or bool(re.fullmatch(rf"https?://{host}(:[0-9]{{1,5}})?", text))
+
+
 def _secret(text: str) -> str:
     if len(text) < 32:
         raise ValueError("expected at least 32 characters of random text")
@@ -151,6 +156,11 @@ class Settings:
         None,
         _list(_is_host, "names, *.NAME, addresses, networks, or *"),
         "hosts besides loopback and AGENTHUB_HOST that requests may be for; * is any",
+    )
+    cors_origins: tuple[str, ...] | None = _setting(
+        None,
+        _list(_is_origin, "origins such as https://app.example.com, or *"),
+        "origins of other sites whose scripts may call the API; * is any",
     )
     trusted_proxies: tuple[str, ...] | None = _setting(
         None,

@@ -22,7 +22,10 @@ blueprint = Blueprint(
 def list_admin_actions(
     connection: Connection, principal: Principal, query: dict[str, Any]
 ) -> Response:
-    """List what administrators did, newest first."""
+    """List what administrators did, newest first.
+
+    For operators. The record cannot be changed or deleted.
+    """
     limit, cursor = query["limit"], query["cursor"]
     before = decode_cursor(cursor, "[0-9a-f-]{36}") if cursor else None
     rows = audit.list_actions(connection, limit=limit + 1, before=before)

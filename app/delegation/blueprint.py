@@ -128,7 +128,12 @@ def _checked_output(principal: Principal, body: Body, delegation_id: str) -> Che
     prepare=_checked_inputs,
 )
 def create_delegation(session: Session, principal: Principal, checked: Checked) -> Response:
-    """Delegate a task: report inline work that is done, or offer remote work."""
+    """Delegate a task to another agent under a budget.
+
+    `inline` reports work that is done, and is settled at once. `remote` offers the work to the
+    delegate's own workers, while the estimate is held in escrow. The delegate is pinned to its
+    latest version.
+    """
     body, verdicts = checked
     (result,) = creation.create(session, _actor(principal), [body], verdicts)
     if isinstance(result, DomainError):
@@ -144,7 +149,10 @@ def create_delegation(session: Session, principal: Principal, checked: Checked) 
     prepare=_checked_inputs,
 )
 def create_delegations(session: Session, principal: Principal, checked: Checked) -> Response:
-    """Report up to 100 pieces of inline work; each is settled, or refused, on its own."""
+    """Report up to 100 pieces of inline work.
+
+    Each is settled, or refused, on its own; `results` has one entry for each, in the same order.
+    """
     body, verdicts = checked
     results = creation.create(session, _actor(principal), body["delegations"], verdicts)
     entries = [_batch_entry(index, result) for index, result in enumerate(results)]
@@ -169,7 +177,12 @@ def _batch_entry(index: int, result: creation.Created | DomainError) -> Body:
     problems=(404,),
 )
 def claim_delegation(session: Session, principal: Principal, body: Body) -> Response:
-    """Take on a task that waits for an agent, owners in turn; 404 `no_task_offered` while none."""
+    """Take on a task that waits for an agent of yours.
+
+    The owners whose tasks wait take turns, and each gets its oldest task done first. The answer has
+    the `lease_token` that every further command of the worker needs. Where none waits it is 404
+    `no_task_offered`, after `wait_seconds` if given; the key stays unused.
+    """
     agent_id = body["agent_id"]
     try:
         return _leased(session, work.claim(session, _actor(principal), agent_id))
@@ -218,26 +231,39 @@ def _command(name: str, body: Schema, returns: Schema, **more: Any) -> Callable[
 
 @_command("accept", schemas.Empty(), answers.LeasedDelegationOut())
 def accept_delegation(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
-    """Take on an offered task, or one whose worker let its lease run out."""
+    """Take on one task that is offered to an agent of yours.
+
+    Or one whose worker let its lease run out. Gives a new lease; an earlier one is worth nothing.
+    """
     return _leased(session, work.accept(session, actor, delegation_id))
 
 
 @_command("decline", schemas.Reason(), answers.DelegationOut())
 def decline_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Turn down an offered task; everything held goes back."""
+    """Turn down a task that is offered to an agent of yours.
+
+    The requester gets back all that is held.
+    """
     return _response(session, work.decline(session, actor, delegation_id, body["reason"]))
 
 
 @_command("heartbeat", schemas.Lease(), answers.HeartbeatOut())
 def send_heartbeat(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Give a sign of life: renews the lease and tells whether to stop."""
+    """Give a sign of life while you work on a task.
+
+    Renews the lease, and tells whether to stop: see `status` and `cancel_requested`.
+    """
     delegation = work.heartbeat(session, actor, delegation_id, body["lease_token"])
     return json_response(documents.working_document(delegation))
 
 
 @_command("meter", schemas.Meter(), answers.MeterResultOut())
 def meter_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Report use, up to 100 events; each counts once, and the one that crosses 120 % ends it."""
+    """Report what the work on a task has used, in up to 100 events.
+
+    Each event counts once, however often it is reported. At 100 % of what is authorized work is
+    paused, unless it may grow by itself; the event that crosses 120 % ends it.
+    """
     reports = [
         work.Report(
             event["event_id"],
@@ -260,14 +286,20 @@ def meter_delegation(session: Session, actor: Actor, delegation_id: str, body: B
 
 @_command("ask", schemas.Ask(), answers.DelegationOut())
 def ask_question(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Ask the requester something that the work waits for."""
+    """Ask the requester something that the work waits for.
+
+    The lease rests until the answer, the deadline does not.
+    """
     delegation = work.ask(session, actor, delegation_id, body["lease_token"], body["question"])
     return _response(session, delegation)
 
 
 @_command("answer", schemas.AnswerQuestion(), answers.DelegationOut())
 def answer_question(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Answer the delegate's question; work goes on."""
+    """Answer the delegate's question.
+
+    The work goes on, with a renewed lease.
+    """
     return _response(session, service.answer(session, actor, delegation_id, body["answer"]))
 
 
@@ -280,7 +312,11 @@ def answer_question(session: Session, actor: Actor, delegation_id: str, body: Bo
 def deliver_result(
     session: Session, actor: Actor, delegation_id: str, checked: Checked
 ) -> Response:
-    """Hand over the result, for review or (with a review period of 0) for payment."""
+    """Hand over the result of a task.
+
+    `output` is held to the capability's schema. The requester has the review period to accept or
+    dispute it; a period of 0 pays at once.
+    """
     body, verdicts = checked
     names = ("output", "output_uri", "output_sha256")
     deliverable = {name: body[name] for name in names if name in body}
@@ -292,26 +328,39 @@ def deliver_result(
 
 @_command("fail", schemas.Fail(), answers.DelegationOut())
 def fail_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Give the task up; what was metered is paid unless the requester contests it."""
+    """Give a task up.
+
+    What was metered is paid after the review period, unless the requester disputes it.
+    """
     delegation = work.fail(session, actor, delegation_id, body["lease_token"], body["reason"])
     return _response(session, delegation)
 
 
 @_command("accept-result", schemas.Empty(), answers.DelegationOut())
 def accept_result(session: Session, actor: Actor, delegation_id: str, _: Body) -> Response:
-    """Accept what was delivered, or what is in review: it is paid, and the rest goes back."""
+    """Accept a result, or what is charged for work without one.
+
+    The charge is paid at once, and the rest of what was held goes back.
+    """
     return _response(session, service.accept_result(session, actor, delegation_id))
 
 
 @_command("dispute", schemas.Dispute(), answers.DelegationOut())
 def dispute_result(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Contest what was delivered, or what is in review: an operator decides what is paid."""
+    """Contest a result, or what is charged for work without one.
+
+    Nothing is paid until an operator decides.
+    """
     return _response(session, service.dispute(session, actor, delegation_id, body["reason"]))
 
 
 @_command("resolve", schemas.Resolve(), answers.DelegationOut(), role="admin")
 def resolve_dispute(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Decide a dispute: what the delegate is paid."""
+    """Decide a dispute.
+
+    For operators. `charge_usd` is paid to the delegate, at most what it has a claim to; the rest
+    goes back to the requester.
+    """
     return _response(
         session,
         service.resolve(session, actor, delegation_id, body["charge_usd"], body["reason"]),
@@ -322,7 +371,11 @@ def resolve_dispute(session: Session, actor: Actor, delegation_id: str, body: Bo
 def reauthorize_delegation(
     session: Session, actor: Actor, delegation_id: str, body: Body
 ) -> Response:
-    """Authorize more, so that paused work can go on; inline work, which is done, is settled."""
+    """Authorize more money for work that is paused.
+
+    The amount is above what is used and at most the maximum budget. Inline work, which is done
+    already, is settled by it.
+    """
     return _response(
         session, service.reauthorize(session, actor, delegation_id, body["new_estimate_usd"])
     )
@@ -330,7 +383,11 @@ def reauthorize_delegation(
 
 @_command("cancel", schemas.Cancel(), answers.DelegationOut())
 def cancel_delegation(session: Session, actor: Actor, delegation_id: str, body: Body) -> Response:
-    """Call a delegation off; a worker at work has 30 seconds to confirm with its lease token."""
+    """Call a delegation off.
+
+    An offer ends at once. A worker that is at work has 30 seconds to confirm with its lease token;
+    what it delivers within that time counts.
+    """
     return _response(
         session,
         service.cancel(session, actor, delegation_id, body["lease_token"], body["reason"]),
@@ -341,7 +398,10 @@ def cancel_delegation(session: Session, actor: Actor, delegation_id: str, body: 
     "", query=schemas.DelegationListQuery(), returns=answers.DelegationListOut(), role="viewer"
 )
 def list_delegations(connection: Connection, principal: Principal, query: Body) -> Response:
-    """List delegations of your agents on either side, newest first; an operator's list has all."""
+    """List delegations of your agents on either side, newest first.
+
+    An operator's list has all. Input and result of a task are in the delegation itself.
+    """
     limit, cursor = query.pop("limit"), query.pop("cursor")
     before = pagination.decode_moment(cursor) if cursor else None
     owner_id = None if principal.has_role("admin") else principal.owner_id
@@ -359,13 +419,19 @@ def list_delegations(connection: Connection, principal: Principal, query: Body) 
 
 @blueprint.read("/contract", returns=answers.ContractOut(), role="viewer")
 def get_delegation_contract(_: Connection, __: Principal) -> Response:
-    """Show the contract that every delegation is made under."""
+    """Show the contract that every delegation is made under.
+
+    It says what both sides may rely on, and where the thresholds of budgets are.
+    """
     return json_response(contract.CONTRACT)
 
 
 @blueprint.read("/contract/schema", returns=answers.ContractSchemaOut())
 def get_contract_schema(_: Connection) -> Response:
-    """Show the JSON Schema of the contract."""
+    """Show the JSON Schema of the contract.
+
+    Answers of `GET /v1/delegations/contract` follow it.
+    """
     return json_response(contract.SCHEMA)
 
 
@@ -385,7 +451,11 @@ def _visible(connection: Connection, principal: Principal, delegation_id: str) -
     "/legacy", query=PageQuery(), returns=legacy.LegacyDelegationListOut(), role="viewer"
 )
 def list_legacy_delegations(connection: Connection, principal: Principal, query: Body) -> Response:
-    """List imported delegations of your agents on either side; an operator's list has all."""
+    """List imported delegations of your agents on either side.
+
+    They were made in an earlier service, are kept as they were, and take no commands. An operator's
+    list has all.
+    """
     limit, cursor = query["limit"], query["cursor"]
     owner_id = None if principal.has_role("admin") else principal.owner_id
     before = pagination.decode_moment(cursor) if cursor else None
@@ -465,7 +535,10 @@ def _progressed(connection: Connection, known: Mapping[str, Sequence[Any]]) -> A
 def get_delegation_status(
     connection: Connection, principal: Principal, delegation_id: str
 ) -> Response:
-    """Show a delegation with its audit trail: every transition and every metering event."""
+    """Show a delegation with its audit trail.
+
+    The trail has every transition and every metering event, in the order of time: the latest 1000.
+    """
     row = _visible(connection, principal, delegation_id)
     events = queries.list_events(connection, delegation_id)
     trail = documents.audit_trail(
@@ -528,7 +601,7 @@ def _last_event_id(query: Body) -> str | None:
 def stream_delegation_events(
     connection: Connection, principal: Principal, query: Body, delegation_id: str
 ) -> Response:
-    """Send what happened to a delegation, and what happens to it from now on, as it happens.
+    """Send what happens to a delegation, from its beginning, as it happens.
 
     Server-sent events; the `id` of each is the event's `number`. The stream ends with the event
     that settles the delegation. Whoever asks again after that gets 204, which tells a browser's
@@ -609,7 +682,11 @@ def _rules_tag(document: Body) -> str:
     conditional=True,
 )
 def get_acceptance_rules(connection: Connection, principal: Principal, agent_id: str) -> Response:
-    """Show what an agent takes from other owners, and whether it takes anything from you."""
+    """Show what an agent takes from other owners.
+
+    `takes_your_offers` says whether you are let in. Who else is, the agent's owner and operators
+    see alone.
+    """
     delegate = _delegate(connection, agent_id)
     rules = acceptance.find_rules(connection, (agent_id,))[agent_id]
     document = _rules_document(principal, delegate, rules)
@@ -627,7 +704,10 @@ def get_acceptance_rules(connection: Connection, principal: Principal, agent_id:
 def put_acceptance_rules(
     session: Session, principal: Principal, body: Body, agent_id: str
 ) -> Response:
-    """Set all acceptance rules of an agent of yours; they bind offers that come from now on."""
+    """Set all acceptance rules of an agent of yours.
+
+    What is left out gets its default. The rules bind requests that come from then on.
+    """
     delegate = _own_delegate(session, principal, agent_id)
     known = _owner_ids(session, {*(body["allowed_owners"] or ()), *body["denied_owners"]})
     rules = acceptance.Rules(
@@ -688,6 +768,9 @@ def _change_rules(
     conditional=True,
 )
 def delete_acceptance_rules(session: Session, principal: Principal, agent_id: str) -> Response:
-    """Go back to the default acceptance rules."""
+    """Go back to the default acceptance rules of an agent of yours.
+
+    By default every owner may offer, and report inline work.
+    """
     delegate = _own_delegate(session, principal, agent_id)
     return _change_rules(session, principal, delegate, acceptance.Rules())

@@ -34,7 +34,7 @@ def register_cors(app: Flask, settings: Settings) -> None:
             app,
             resources=list(PATHS),
             origins=list(settings.cors_origins),
-            methods=["GET", "POST", "PUT", "DELETE"],
+            methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=list(SENT),
             expose_headers=list(READ),
             max_age=MAX_AGE_SECONDS,

@@ -163,7 +163,10 @@ class ProblemCodeUnknown(NotFound):
 @blueprint.doc(responses=BEFORE, operationId="get_health")
 @blueprint.response(200, HealthOut())
 def get_health() -> Response:
-    """Tell that the process answers; asks nothing of the database."""
+    """Tell that the process answers.
+
+    It asks nothing of the database; `GET /readyz` says whether requests can be served.
+    """
     return Response(HEALTHY, content_type="application/json")
 
 
@@ -226,7 +229,10 @@ _codes = cache(known_codes)
 )
 @blueprint.response(200, ProblemCodeOut())
 def get_problem_code(code: str) -> Response:
-    """Explain a problem's code."""
+    """Explain the code of a problem.
+
+    The `type` of every error leads here.
+    """
     refuse_query()
     known = _codes().get(code)
     if known is None:
@@ -244,7 +250,10 @@ def get_problem_code(code: str) -> Response:
 
 @blueprint.read("/v1", returns=ServiceOut(), conditional=True)
 def get_service(connection: Connection) -> Response:
-    """Say what answers here, in which version, and where its parts are."""
+    """Say what answers here, in which version, and where its parts are.
+
+    It is the address to begin with: nothing else has to be known.
+    """
     release = metadata.version("agenthub")
     document = {"name": "AgentHub", "version": release, "links": LINKS}
     return json_response(document, etag=release)

@@ -55,7 +55,10 @@ def _require_sight(reader: Reader, principal: Principal, account_id: str) -> Non
     "/accounts/<account_id>", returns=answers.AccountOut(), problems=(404,), role="viewer"
 )
 def get_account(connection: Connection, principal: Principal, account_id: str) -> Response:
-    """Show an account's balance."""
+    """Show an account's balance.
+
+    Amounts are USD. An owner sees its agents' accounts, an operator all.
+    """
     _require_sight(connection, principal, account_id)
     row = queries.find_account(connection, account_id)
     return json_response(
@@ -80,7 +83,10 @@ def get_account(connection: Connection, principal: Principal, account_id: str) -
 def get_account_statement(
     connection: Connection, principal: Principal, query: dict[str, Any], account_id: str
 ) -> Response:
-    """List an account's postings, newest first."""
+    """List an account's postings, newest first.
+
+    Each with the transaction it belongs to, the account on the other side and the delegation.
+    """
     _require_sight(connection, principal, account_id)
     queries.find_account(connection, account_id)
     limit, cursor = query["limit"], query["cursor"]
@@ -122,7 +128,10 @@ def _entry(row: Any, account_id: str) -> dict[str, Any]:
     role="admin",
 )
 def top_up(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
-    """Bring money from outside into an agent's account."""
+    """Bring money from outside into an agent's account.
+
+    For operators. The other side of the transaction is `sys:world`.
+    """
     find_owner(session, body["agent_id"])
     transaction_id = service.top_up(
         session, body["agent_id"], body["amount_usd"], principal.owner_id, _request_key()
@@ -139,7 +148,11 @@ def top_up(session: Session, principal: Principal, body: dict[str, Any]) -> Resp
     role="admin",
 )
 def pay_out(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
-    """Take money out of an agent's account."""
+    """Take money out of an agent's account.
+
+    For operators. 400 `insufficient_funds` where the account has less; what is in escrow is not
+    the account's.
+    """
     find_owner(session, body["agent_id"])
     transaction_id = service.pay_out(
         session, body["agent_id"], body["amount_usd"], principal.owner_id, _request_key()
@@ -162,7 +175,11 @@ def _request_key() -> str:
 def reverse_transaction(
     session: Session, principal: Principal, body: dict[str, Any], transaction_id: str
 ) -> Response:
-    """Post the opposite of a transaction; each can be reversed once."""
+    """Post the opposite of a transaction; each can be reversed once.
+
+    For operators. Nothing is deleted: both transactions stay. Those of a delegation cannot be
+    reversed: a top-up and a payout move the money.
+    """
     reversal_id = service.reverse(session, transaction_id, principal.owner_id, body["reason"])
     return _transaction_response(session, reversal_id)
 
@@ -177,7 +194,10 @@ def reverse_transaction(
 def list_transactions(
     connection: Connection, principal: Principal, query: dict[str, Any]
 ) -> Response:
-    """List the transactions of a delegation in order."""
+    """List the transactions of a delegation in order.
+
+    What was held, given back and paid. Both sides of the delegation see them.
+    """
     delegation_id, limit, cursor = query["delegation_id"], query["limit"], query["cursor"]
     _require_sight(connection, principal, service.escrow_account(delegation_id))
     after = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else 0
@@ -200,7 +220,10 @@ def list_transactions(
     role="viewer",
 )
 def get_transaction(connection: Connection, principal: Principal, transaction_id: str) -> Response:
-    """Show a transaction with its postings."""
+    """Show a transaction with its postings.
+
+    Debits and credits of a transaction are equal.
+    """
     return json_response(_document(_visible(connection, principal, transaction_id)))
 
 
@@ -213,7 +236,11 @@ def get_transaction(connection: Connection, principal: Principal, transaction_id
 def get_transaction_proof(
     connection: Connection, principal: Principal, transaction_id: str
 ) -> Response:
-    """Prove that a transaction is in a sealed block."""
+    """Prove that a transaction is in a sealed block.
+
+    The answer has the transaction's leaf and the hashes up to the block's root (a Merkle proof as
+    in RFC 9162). 409 `ledger_not_sealed` while the transaction is not in a block yet.
+    """
     _visible(connection, principal, transaction_id)
     return json_response(seals.prove(connection, transaction_id))
 
@@ -259,13 +286,19 @@ def _document(transaction: dict[str, Any]) -> dict[str, Any]:
 
 @blueprint.read("/digest", returns=answers.DigestOut(), role="viewer")
 def get_ledger_digest(connection: Connection, _: Principal) -> Response:
-    """Show the newest sealed block, to be kept elsewhere."""
+    """Show the newest sealed block.
+
+    Kept elsewhere, it shows any later change of what is sealed by then.
+    """
     return json_response(seals.read_digest(connection))
 
 
 @blueprint.read("/reconciliation", returns=answers.ReconciliationOut(), role="admin")
 def get_reconciliation(_: Connection, __: Principal) -> Response:
-    """Check every rule that must hold of the ledger."""
+    """Check every rule that must hold of the ledger.
+
+    For operators. Reads the whole ledger; `agenthub ledger reconcile --json` says the same.
+    """
     with services().database.snapshot() as connection:
         found = document(reconcile(connection, RULES))
     return json_response(found)
@@ -277,7 +310,10 @@ def get_reconciliation(_: Connection, __: Principal) -> Response:
 def list_metering_events(
     connection: Connection, principal: Principal, query: dict[str, Any]
 ) -> Response:
-    """List what your agents used and what you paid for, newest first; an operator sees all."""
+    """List what your agents used and what you paid for, newest first.
+
+    An operator sees all. Costs are USD; an event counts once, however often it was reported.
+    """
     limit, cursor = query["limit"], query["cursor"]
     before = int(decode_cursor(cursor, "[0-9]{1,18}")) if cursor else None
     owner_id = None if principal.has_role("admin") else principal.owner_id

@@ -91,7 +91,11 @@ def _reachable(principal: Principal, body: Body, **path: str) -> Body:
     prepare=_reachable,
 )
 def create_webhook(session: Session, principal: Principal, body: Body) -> Response:
-    """Have a URL told of events of your agents; the answer shows the signing secret once."""
+    """Have a URL told of events of your agents.
+
+    The answer shows the secret that messages are signed with (Standard Webhooks), this once. The
+    URL leads to a public address, by HTTPS.
+    """
     subscription = service.subscribe(
         session,
         principal.owner_id,
@@ -105,7 +109,10 @@ def create_webhook(session: Session, principal: Principal, body: Body) -> Respon
 
 @blueprint.read("", query=PageQuery(), returns=answers.WebhookListOut(), role="viewer")
 def list_webhooks(connection: Connection, principal: Principal, query: Body) -> Response:
-    """List your webhooks, oldest first; an operator's list has all."""
+    """List your webhooks, oldest first.
+
+    An operator's list has all. Secrets are not shown.
+    """
     limit, cursor = query["limit"], query["cursor"]
     after = decode_cursor(cursor, _ID) if cursor else ""
     owner_id = _readable(principal)
@@ -115,7 +122,10 @@ def list_webhooks(connection: Connection, principal: Principal, query: Body) -> 
 
 @blueprint.read("/<webhook_id>", returns=answers.WebhookOut(), problems=(404,), role="viewer")
 def get_webhook(connection: Connection, principal: Principal, webhook_id: str) -> Response:
-    """Show a webhook, without its secret."""
+    """Show a webhook, without its secret.
+
+    `status` and `failing_since` tell whether its receiver answers.
+    """
     row = queries.find_subscription(connection, webhook_id, _readable(principal))
     return json_response(webhook_document(row))
 
@@ -129,13 +139,19 @@ def get_webhook(connection: Connection, principal: Principal, webhook_id: str) -
     prepare=_reachable,
 )
 def update_webhook(session: Session, principal: Principal, body: Body, webhook_id: str) -> Response:
-    """Change a webhook, pause it, or make it active again."""
+    """Change a webhook, pause it, or make it active again.
+
+    What is left out stays as it is. Deliveries that wait are sent once it is active again.
+    """
     return _response(service.change(session, principal.owner_id, webhook_id, body))
 
 
 @blueprint.write("DELETE", "/<webhook_id>", returns=answers.WebhookDeletedOut(), problems=(404,))
 def delete_webhook(session: Session, principal: Principal, webhook_id: str) -> Response:
-    """Remove a webhook with its deliveries."""
+    """Remove a webhook with its deliveries.
+
+    What was not delivered by then never is.
+    """
     service.unsubscribe(session, principal.owner_id, webhook_id)
     return json_response({"id": webhook_id, "deleted": True})
 
@@ -150,7 +166,10 @@ def delete_webhook(session: Session, principal: Principal, webhook_id: str) -> R
 def rotate_webhook_secret(
     session: Session, principal: Principal, body: Body, webhook_id: str
 ) -> Response:
-    """Give a webhook a new secret, shown once; the old one signs, too, during the grace."""
+    """Give a webhook a new secret, shown once.
+
+    During the grace messages are signed with the old one, too, so that receivers can change over.
+    """
     grace = timedelta(hours=body["grace_hours"])
     return _with_secret(service.rotate_secret(session, principal.owner_id, webhook_id, grace))
 
@@ -163,7 +182,10 @@ def rotate_webhook_secret(
     problems=(404, 422),
 )
 def ping_webhook(session: Session, principal: Principal, _: Body, webhook_id: str) -> Response:
-    """Have a message of type `webhook.ping` delivered."""
+    """Have a message of type `webhook.ping` delivered.
+
+    It takes the way of every other message; the deliveries show what became of it.
+    """
     delivery_id = service.ping(session, principal.owner_id, webhook_id)
     return _delivery(session, webhook_id, delivery_id)
 
@@ -183,7 +205,10 @@ def _delivery(session: Session, webhook_id: str, delivery_id: str) -> Response:
 def list_webhook_deliveries(
     connection: Connection, principal: Principal, query: Body, webhook_id: str
 ) -> Response:
-    """List a webhook's deliveries, newest first: `status=dead` are those that were given up."""
+    """List a webhook's deliveries, newest first.
+
+    `status=dead` are those that were given up; they can be replayed.
+    """
     queries.find_subscription(connection, webhook_id, _readable(principal))
     limit, cursor, status = query["limit"], query["cursor"], query["status"]
     before = decode_cursor(cursor, _ID) if cursor else None
@@ -203,6 +228,9 @@ def list_webhook_deliveries(
 def replay_webhook_delivery(
     session: Session, principal: Principal, _: Body, webhook_id: str, delivery_id: str
 ) -> Response:
-    """Have a finished delivery attempted anew, with the same message id."""
+    """Have a finished delivery attempted anew.
+
+    The message has the same id, by which its receiver knows it again.
+    """
     service.replay(session, principal.owner_id, webhook_id, delivery_id)
     return _delivery(session, webhook_id, delivery_id)

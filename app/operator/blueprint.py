@@ -127,6 +127,10 @@ def _compared(principal: Principal) -> Report:
     headers=(answers.OPERATOR_ROLE,),
 )
 def refresh_evidence(session: Session, principal: Principal, report: Report) -> Response:
-    """Hold the evidence that trust rests on to history, and repair what differs."""
+    """Hold kept figures to history, and repair what differs.
+
+    For operators. Compares the sums that trust rests on, the numbers of agents in lists and what
+    counts towards owners' quotas with the records behind them.
+    """
     repaired = repair(session, report)
     return json_response({"status": "refreshed", "role": _role(principal), **repaired.document()})

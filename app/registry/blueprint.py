@@ -75,7 +75,11 @@ def _valid(principal: Principal, body: dict[str, Any]) -> dict[str, Any]:
     prepare=_valid,
 )
 def register_agent(session: Session, principal: Principal, body: dict[str, Any]) -> Response:
-    """Register an agent with its first version."""
+    """Register an agent with its first version.
+
+    The namespace becomes yours with the first agent in it. Members of the manifest that have a
+    default may be left out; what is stored is complete. The agent gets an account in the ledger.
+    """
     agent_id = service.register_agent(
         session, principal.owner_id, body["namespace"], body["manifest"], _quotas()
     )
@@ -152,7 +156,11 @@ def list_agents(connection: Connection, query: dict[str, Any]) -> Response:
 
 @blueprint.read("/agents/<agent_id>", returns=answers.AgentOut(), problems=(404,), conditional=True)
 def get_agent(connection: Connection, agent_id: str) -> Response:
-    """Show an agent with its latest version's manifest."""
+    """Show an agent with its latest version's manifest.
+
+    The latest version is the highest release, or the highest prerelease where there is no
+    release. Send the `ETag` as `If-None-Match` to get 304 while nothing has changed.
+    """
     row = queries.find_agent(connection, agent_id)
     document = documents.agent_document(row)
     return json_response(document, etag=documents.agent_tag(row, document))
@@ -188,7 +196,11 @@ def _compared(principal: Principal, body: dict[str, Any], agent_id: str) -> serv
 def publish_version(
     session: Session, principal: Principal, publication: service.Publication, agent_id: str
 ) -> Response:
-    """Publish a further version of an agent, and make the agent active."""
+    """Publish a further version of an agent, and make the agent active.
+
+    A published version never changes: the same number again is 409 `version_exists`, which says
+    whether the content is `identical`. `If-Match` with the agent's `ETag` guards against others.
+    """
     revived = service.publish_version(
         session, principal.owner_id, agent_id, publication, _quotas(), expected_revisions()
     )
@@ -208,7 +220,11 @@ def publish_version(
     conditional=True,
 )
 def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Response:
-    """Deprecate an agent. Its history stays and can be read."""
+    """Deprecate an agent.
+
+    Its versions stay and can be read, and it takes no new delegations. Publishing a version makes
+    it active again.
+    """
     if service.deprecate_agent(session, principal.owner_id, agent_id, expected_revisions()):
         _tell_status(session, principal, agent_id, service.DEPRECATED)
     _meter(session, principal, "agent.deprecate", agent_id=agent_id)
@@ -224,7 +240,10 @@ def deprecate_agent(session: Session, principal: Principal, agent_id: str) -> Re
     problems=(404,),
 )
 def list_versions(connection: Connection, query: dict[str, Any], agent_id: str) -> Response:
-    """List an agent's versions, oldest first, each with its impact on callers."""
+    """List an agent's versions, oldest first, each with its impact on callers.
+
+    The impact is against the next lower version, whenever either was published.
+    """
     limit, cursor = query["limit"], query["cursor"]
     after = int(decode_cursor(cursor, "[0-9]{1,9}")) if cursor else 0
     rows = queries.list_versions(connection, agent_id, limit=limit + 1, after=after)
@@ -245,7 +264,10 @@ def list_versions(connection: Connection, query: dict[str, Any], agent_id: str) 
     conditional=True,
 )
 def get_version(connection: Connection, agent_id: str, version: str) -> Response:
-    """Show one version with its manifest and digest."""
+    """Show one version with its manifest and digest.
+
+    The digest is the SHA-256 of the manifest's canonical JSON (RFC 8785). Neither ever changes.
+    """
     (row,) = queries.find_versions(connection, agent_id, version)
     return json_response(documents.version_document(agent_id, row), etag=documents.version_tag(row))
 
@@ -258,7 +280,11 @@ def get_version(connection: Connection, agent_id: str, version: str) -> Response
 def get_behavioral_diff(
     connection: Connection, agent_id: str, base_version: str, target_version: str
 ) -> Response:
-    """Show what changes for callers from one version to another."""
+    """Show what changes for callers from one version to another.
+
+    Compares capabilities: which are gone or new, required members of input and output, protocols
+    and side effects. `breaking` means that some callers have to change.
+    """
     base, target = queries.find_versions(connection, agent_id, base_version, target_version)
     return json_response(documents.diff_document(agent_id, base, target))
 
@@ -271,7 +297,10 @@ def get_behavioral_diff(
 def compare_versions(
     connection: Connection, agent_id: str, base_version: str, target_version: str
 ) -> Response:
-    """Show two versions' behavioral difference beside their evaluations."""
+    """Show two versions' behavioral difference beside their evaluations.
+
+    Both evaluation summaries are those that were stored last.
+    """
     base, target = queries.find_versions(connection, agent_id, base_version, target_version)
     return json_response(documents.comparison_document(agent_id, base, target))
 
@@ -286,7 +315,11 @@ def compare_versions(
 def record_evaluation(
     session: Session, principal: Principal, body: dict[str, Any], agent_id: str, version: str
 ) -> Response:
-    """Store an evaluation of a version; the version's summary shows the one stored last."""
+    """Store the result of an evaluation of a version.
+
+    Only the agent's owner may. The version's summary shows the result that was stored last, and
+    all of them count a little in the agent's trust.
+    """
     result = service.EvaluationResult(
         suite=body["suite"],
         metrics=body["metrics"],
@@ -312,7 +345,10 @@ def record_evaluation(
 def list_evaluations(
     connection: Connection, query: dict[str, Any], agent_id: str, version: str
 ) -> Response:
-    """List a version's evaluations, newest first."""
+    """List a version's evaluations, newest first.
+
+    Each is as its publisher stored it.
+    """
     limit, cursor = query["limit"], query["cursor"]
     before = decode_cursor(cursor) if cursor else None
     rows = queries.list_evaluations(connection, agent_id, version, limit=limit + 1, before=before)
@@ -328,7 +364,10 @@ def list_evaluations(
 
 @blueprint.read("/agents/<agent_id>/trust", returns=answers.TrustReportOut(), problems=(404,))
 def get_trust(connection: Connection, agent_id: str) -> Response:
-    """Show the trust in an agent: its score, and the evidence it is computed from."""
+    """Show the trust in an agent: its score, and the evidence it is computed from.
+
+    `limits` say what keeps the score down, `flags` what is to be known beside it.
+    """
     return json_response(documents.trust_document(queries.find_agent(connection, agent_id)))
 
 
@@ -342,7 +381,11 @@ def get_trust(connection: Connection, agent_id: str) -> Response:
 def report_usage(
     session: Session, principal: Principal, body: dict[str, Any], agent_id: str
 ) -> Response:
-    """Report how using an agent went; what its own publisher reports is not counted."""
+    """Report how using an agent went.
+
+    Reports count in the agent's trust where their owner has paid for work with money of its own.
+    Those of the agent's own publisher are kept and do not count.
+    """
     report, dealings = evidence.report_usage(
         session, principal.owner_id, agent_id, body["outcome"], body["count"], body["note"]
     )
@@ -376,7 +419,11 @@ def _copied(principal: Principal, body: dict[str, Any], agent_id: str) -> tuple[
 def fork_agent(
     session: Session, principal: Principal, copied: tuple[str, service.Fork], agent_id: str
 ) -> Response:
-    """Copy an agent's latest version into a namespace of yours, or one nobody has."""
+    """Copy an agent's latest version into a namespace of yours, or one nobody has.
+
+    The copy is an agent of its own, under `new_slug`, and says in `forked_from` what it was copied
+    from. Its capabilities' schemas have to meet today's rules.
+    """
     namespace, fork = copied
     forked_id = service.register_fork(session, principal.owner_id, namespace, fork, _quotas())
     _open_account(session, principal, forked_id)
@@ -399,7 +446,10 @@ def fork_agent(
     "/agents/<agent_id>/capabilities", returns=answers.CapabilityListOut(), problems=(404,)
 )
 def list_capabilities(connection: Connection, agent_id: str) -> Response:
-    """List what an agent's latest version can do."""
+    """List what an agent's latest version can do.
+
+    Each with the schemas of its input and output, its side effects and its price.
+    """
     row = queries.find_agent(connection, agent_id)
     return json_response(
         {
@@ -417,7 +467,10 @@ def list_capabilities(connection: Connection, agent_id: str) -> Response:
     problems=(404,),
 )
 def get_namespace(connection: Connection, query: dict[str, Any], namespace: str) -> Response:
-    """List a namespace's agents by ascending id; the `@` may be left out."""
+    """List a namespace's agents by ascending id.
+
+    The `@` may be left out. A namespace that nobody has is 404.
+    """
     name = normalize_namespace(namespace)
     if name is None:
         raise NamespaceNotFound("a namespace is @ and 2 to 63 of a-z, 0-9, _ and -")

@@ -21,7 +21,7 @@ from tests.reliability.server import Server, make_client, url_of
 
 STARTS = ("/", "/operator", "/operator/agents", "/operator/delegations", "/docs", "/openapi.json")
 SIGN_IN = "/operator/sign-in"
-SETS = 12
+SETS = 6
 
 
 def of_app(visitor: Visitor) -> Get:

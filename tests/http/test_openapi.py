@@ -166,6 +166,16 @@ def test_every_schema_has_valid_examples(document: dict[str, Any]) -> None:
             validator.validate(example)
 
 
+def test_every_operation_explains_itself(document: dict[str, Any]) -> None:
+    """A short summary for lists, and a description that says what the summary cannot."""
+    for path, method, operation in operations(document):
+        summary, description = operation["summary"], operation["description"]
+        assert summary.endswith("."), (method, path)
+        assert len(summary) <= 80, (method, path, summary)
+        assert len(description) > 20, (method, path)
+        assert summary not in description
+
+
 def test_names_do_not_depend_on_the_version_of_python(document: dict[str, Any]) -> None:
     """Python 3.13 renamed some of HTTP's reason phrases; codes and names here never change."""
     assert {"request_entity_too_large", "request_uri_too_long"} <= known_codes().keys()

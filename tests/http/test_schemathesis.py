@@ -29,7 +29,7 @@ from tests.client import Api, Contract
 from tests.conftest import settings_for
 from tests.registry.manifests import build_manifest
 
-EXAMPLES = 40
+EXAMPLES = 25
 load_all_checks()
 # A manifest obeys rules that no JSON Schema expresses, and a deleted agent stays readable;
 # these checks know neither. The check of authentication sends the key it is given once more, so it

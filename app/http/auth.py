@@ -10,6 +10,7 @@ from app.access.service import Principal, authenticate
 from app.http.context import services
 from app.http.credentials import the_one_key
 from app.http.gate import gate
+from app.http.waiting import runs_again
 
 
 def require_role(role: str) -> Principal:
@@ -26,7 +27,9 @@ def require_role(role: str) -> Principal:
         principal = authenticate(connection, services().pepper, presented)
     gate().note_verified(presented)
     services().key_usage.record(principal.key_id)
-    services().rate_limiter.admit(principal.key_id)
+    # A request that waits counts once, however often it is looked at again.
+    if not runs_again():
+        services().rate_limiter.admit(principal.key_id)
     structlog.contextvars.bind_contextvars(owner=principal.owner_name, key_id=principal.key_id)
     if not principal.has_role(role):
         raise RoleRequired(

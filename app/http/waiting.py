@@ -76,6 +76,12 @@ def waiter() -> Waiter | None:
     return found
 
 
+def runs_again() -> bool:
+    """Tell whether the current request was run before, and has waited since."""
+    own = waiter()
+    return own is not None and own.runs > 0
+
+
 def wait_for(watch: Watch, seconds: int | None) -> bool:
     """Have the current request run again when ``watch`` sees a change.
 
@@ -94,7 +100,8 @@ def wait_for(watch: Watch, seconds: int | None) -> bool:
 def goes_on(watch: Watch) -> None:
     """Have the current request's answer go on: its view runs again when ``watch`` sees a change."""
     own = waiter()
-    if own is not None:
+    # What asks for the header alone has all of it.
+    if own is not None and request.method == "GET":
         own.watch, own.streams = watch, True
 
 
@@ -152,8 +159,9 @@ class Waiters:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             changes.listen(self._tell)
-        if len(self._waiting) >= self._limit:
-            self._make_room()
+        waiting = [one for one in self._waiting.values() if not one.woken.is_set()]
+        if len(waiting) >= self._limit:
+            _make_room(waiting)
         self._waiting[id(own)] = own
         self._topics[own.watch.topic] += 1
         if self._stopped:
@@ -166,12 +174,6 @@ class Waiters:
         self._topics[own.watch.topic] -= 1
         if not self._topics[own.watch.topic]:
             del self._topics[own.watch.topic]
-
-    def _make_room(self) -> None:
-        most, _ = Counter(one.party for one in self._waiting.values()).most_common(1)[0]
-        oldest = next(one for one in self._waiting.values() if one.party == most)
-        oldest.waiter.ends_early = True
-        oldest.woken.set()
 
     def _wake_all(self) -> None:
         for one in self._waiting.values():
@@ -221,6 +223,14 @@ class Waiters:
         """Look into the database, in a thread."""
         with self._database.read() as connection:
             return {look: look(connection, keys) for look, keys in asked.items()}
+
+
+def _make_room(waiting: Sequence[_Waiting]) -> None:
+    """Answer the request that has waited longest of the party that has most of them."""
+    most, _ = Counter(one.party for one in waiting).most_common(1)[0]
+    oldest = next(one for one in waiting if one.party == most)
+    oldest.waiter.ends_early = True
+    oldest.woken.set()
 
 
 def _wake(waiting: Sequence[_Waiting], outdated: list[Any]) -> None:

@@ -236,6 +236,10 @@ def test_events_are_streamed_as_they_happen(pair: Pair, server: Server) -> None:
         assert (response.status, response.read()) == (204, b"")
     with stream(pair.delegate, path, last="four") as response:
         assert (response.status, json.loads(response.read())["code"]) == (422, "validation_failed")
+    # Who asks for the header alone is not kept.
+    assert pair.requester.request("HEAD", path).status == 204
+    other = f"{DELEGATIONS}/{pair.offer()}/events/stream"
+    assert pair.requester.request("HEAD", other, timeout=5).body == b""
     with stream(make_client(server, "initech"), path) as response:
         assert response.status == 403
 

@@ -14,6 +14,7 @@ from app.catalogue import calls
 from app.catalogue.fields import table
 from app.catalogue.web import page, pages, render, respond
 from app.http.context import services
+from app.http.errors import PathNotFound
 from app.http.pagination import MAX_PAGE_BYTES, decode_cursor, encode_cursor, fitting
 from app.operator.remembered import Remembered
 from app.operator.web import HERE as CONSOLE
@@ -227,7 +228,10 @@ def sitemap() -> Response:
         if parts > 1 and not part:
             places = [f"{request.host_url}sitemap.xml?part={number}" for number in range(parts)]
             return respond(_urls("sitemapindex", "sitemap", places), "application/xml")
-        number = int(part) if part.isascii() and part.isdigit() and len(part) < 6 else 0
+        is_number = part.isascii() and part.isdigit() and len(part) < 6
+        number = int(part) if is_number else 0
+        if (part and not is_number) or number >= max(parts, 1):
+            raise PathNotFound(f"the sitemap has {max(parts, 1)} parts, counted from 0")
         ids = queries.list_agent_ids(connection, limit=SITEMAP_SIZE, offset=number * SITEMAP_SIZE)
     root = request.host_url.rstrip("/")
     places = [root + url_for("catalogue.agent", agent_id=one) for one in ids]

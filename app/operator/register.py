@@ -19,6 +19,7 @@ from app.operator import (
     operations,
     overview,
     problems,
+    search,
     signin,
     text,
 )
@@ -27,7 +28,7 @@ from app.operator.remembered import Remembered
 from app.operator.session import Signer
 from app.operator.web import EXTENSION, Console, is_signed_in, pages
 
-DECLARING = (agents, delegations, ledger, money, operations, overview, problems, signin)
+DECLARING = (agents, delegations, ledger, money, operations, overview, problems, search, signin)
 # Refused attempts to sign in from one address in a minute, in each process. Keys cannot be guessed;
 # this spares the record and the log.
 REFUSED_PER_MINUTE = 30

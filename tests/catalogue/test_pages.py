@@ -57,6 +57,9 @@ def test_an_empty_service_says_how_to_begin(client: FlaskClient) -> None:
     assert "agenthub demo" in front
     assert "No agent is registered yet" in text_of(client, "/agents")
     assert "<loc>http://localhost/</loc>" in client.get("/sitemap.xml").text
+    assert "<loc>http://localhost/</loc>" in client.get("/sitemap.xml?part=0").text
+    for part in ("1", "9999", "x", "-1", "9" * 5000):
+        assert client.get(f"/sitemap.xml?part={part}").status_code == 404
 
 
 @pytest.mark.usefixtures("filled")

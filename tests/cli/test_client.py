@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -26,7 +25,7 @@ from app.client.hub import Hub, HubError, Refused
 from app.client.manifests import faults_of, read_file
 from app.client.openapi import capabilities_of
 from app.client.worker import Worker
-from tests.reliability.server import Server, group_of, make_client, wait_for
+from tests.reliability.server import Server, group_of, make_client, running, wait_for
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COUNTER = "@acme:counter"
@@ -79,12 +78,8 @@ paths:
 @pytest.fixture(scope="module")
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service whose agents begin with money, on one database: no client sees which."""
-    folder = tmp_path_factory.mktemp("client")
-    shutil.copy(sqlite_template, folder / "agenthub.db")
-    url = f"sqlite:///{folder / 'agenthub.db'}"
-    one = Server(url, folder, OPENING_CREDIT_USD=10).start()
-    yield one
-    one.end()
+    with running(sqlite_template, tmp_path_factory.mktemp("client")) as one:
+        yield one
 
 
 class Desk:

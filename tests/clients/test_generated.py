@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.server import Server, make_client
+from tests.reliability.server import Server, make_client, running
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "clients.md").read_text()
@@ -45,12 +45,8 @@ def run(*command: str | Path, folder: Path, **environ: str) -> str:
 @pytest.fixture(scope="module")
 def server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service whose agents begin with money."""
-    folder = tmp_path_factory.mktemp("clients")
-    shutil.copy(sqlite_template, folder / "agenthub.db")
-    url = f"sqlite:///{folder / 'agenthub.db'}"
-    one = Server(url, folder, OPENING_CREDIT_USD=10).start()
-    yield one
-    one.end()
+    with running(sqlite_template, tmp_path_factory.mktemp("clients")) as one:
+        yield one
 
 
 @pytest.fixture

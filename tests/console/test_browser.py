@@ -54,6 +54,7 @@ class Site:
             account,
             "/operator/operations",
             "/operator/agents?q=nothing-like-it",
+            "/operator/search?q=invoice",
             "/",
             "/agents",
             "/agents?q=nothing-like-it",

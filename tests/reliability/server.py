@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,18 @@ class Server:
     def client(self, api_key: str = "") -> Client:
         """Return a caller of this server."""
         return Client(self.port, api_key)
+
+
+@contextmanager
+def running(template: Path, folder: Path, **settings: object) -> Iterator[Server]:
+    """Give a server on a copy of a migrated SQLite file, whose agents begin with money."""
+    shutil.copy(template, folder / "agenthub.db")
+    url = f"sqlite:///{folder / 'agenthub.db'}"
+    one = Server(url, folder, OPENING_CREDIT_USD=10, **settings).start()
+    try:
+        yield one
+    finally:
+        one.end()
 
 
 def group(process: subprocess.Popen[bytes] | None) -> list[int]:

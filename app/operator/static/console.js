@@ -117,3 +117,25 @@ for (const choice of document.querySelectorAll("select[data-submit]")) {
 
 // On a narrow screen the navigation scrolls: show where we are.
 document.querySelector("nav [aria-current=page]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
+// A slash goes to the search, wherever nothing is typed.
+const find = document.getElementById("find");
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.key !== "/" || typing || !find || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  find.focus();
+});
+
+// Ids are copied whole, also those that are shown in part.
+if (navigator.clipboard) document.documentElement.classList.add("js");
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.dataset.copy);
+  announcements.textContent = `Copied ${button.dataset.copy}`;
+  button.textContent = "Copied";
+  setTimeout(() => {
+    button.textContent = "Copy";
+  }, 1500);
+});

@@ -151,10 +151,16 @@ def services(app: Flask) -> Services:
     return found
 
 
+_contract: Contract | None = None
+
+
 @pytest.fixture
 def contract(app: Flask) -> Contract:
-    """The OpenAPI document that every answer is held to."""
-    return Contract(app)
+    """The OpenAPI document that every answer is held to; it is the same for every application."""
+    global _contract
+    if _contract is None:
+        _contract = Contract(app)
+    return _contract
 
 
 @pytest.fixture

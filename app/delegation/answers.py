@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import marshmallow as ma
+import orjson
 
 from app.delegation import lifecycle
 from app.delegation.contract import CONTRACT, SCHEMA
@@ -360,12 +361,23 @@ class DelegationEventOut(Schema):
     }
 
 
-class StreamedEventOut(DelegationEventOut):
-    """An event of a stream, with the delegation that it happened to."""
+class StreamedEventOut(Schema):
+    """A server-sent event: something that happened to a delegation, as JSON text in ``data``."""
 
-    delegation_id = ma.fields.String(required=True)
+    id = ma.fields.String(required=True)
+    event = ma.fields.String(
+        validate=ma.validate.OneOf(("message",)),
+        metadata={"description": "Not sent: every event is of the default type"},
+    )
+    data = ma.fields.String(
+        required=True,
+        metadata={
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/DelegationEvent"},
+        },
+    )
 
-    example = {"delegation_id": _ID, **DelegationEventOut.example}
+    example = {"id": "1", "data": orjson.dumps(DelegationEventOut.example).decode()}
 
 
 class DelegationEventListOut(Schema):

@@ -622,9 +622,8 @@ def stream_delegation_events(
     if own is not None and not ended:
         own.memory["last"] = last
         goes_on(Watch(progress_of(row.id), _happened, row.id, last))
-    named = {"delegation_id": delegation_id}
     return event_stream(
-        (str(event.number), named | documents.event_document(event, keys)) for event in events
+        (str(event.number), documents.event_document(event, keys)) for event in events
     )
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,6 +49,16 @@ PAUSE_SECONDS = 1.0
 STOP_SECONDS = 10
 # Exit code of a worker for which there is no point in trying again.
 CANNOT_SERVE = 3
+# Libraries that every worker needs, and that start no thread when they are loaded.
+_SHARED = (
+    "flask_smorest",
+    "flask_cors",
+    "jsonschema_rs",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+    "zstandard",
+)
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -204,6 +215,9 @@ def serve(settings: Settings) -> None:
     """
     if settings.is_sqlite:
         serve_only(settings.url)
+    # Loaded once, before the workers are copied from this process.
+    for name in _SHARED:
+        import_module(name)
     Supervisor(settings).run()
 
 

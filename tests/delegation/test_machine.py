@@ -47,7 +47,7 @@ from tests.delegation.conftest import CLERK, DELEGATIONS, READER
 from tests.delegation.model import Model, Task
 from tests.registry.manifests import build_manifest
 
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "30"))
 STEPS = int(os.environ.get("MACHINE_STEPS", "50"))
 USD = 1_000_000
 amounts = st.integers(1, 40 * USD)

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from tests.reliability.abuse import Owner, attack, connections, drip, repeat
 from tests.reliability.server import Answer, Client, Server, make_client, opened, wait_for
 
-SECONDS = 2.5
+SECONDS = 1.5
 
 
 def head(path: str, length: int, *lines: str) -> bytes:

@@ -20,7 +20,7 @@ from tests.registry.manifests import build_capability, build_manifest
 from tests.reliability.abuse import Attack, Owner, attack
 from tests.reliability.server import Client, Server, make_client, opened
 
-SECONDS = 3.0
+SECONDS = 2.0
 # Each of the two cores is taken by a process that holds the attacker's values to a schema.
 FLOOR_SECONDS = 0.5
 BOMBS = 12

@@ -217,11 +217,7 @@ def test_events_are_streamed_as_they_happen(pair: Pair, server: Server) -> None:
         assert next(found)[1]["kind"] == "created"
         task = pair.claim().document
         name, accepted = next(found)
-        assert (name, accepted["kind"], accepted["delegation_id"]) == (
-            "2",
-            "accepted",
-            delegation_id,
-        )
+        assert (name, accepted["number"], accepted["kind"]) == ("2", 2, "accepted")
         # Of the other side's keys nothing is told.
         assert accepted["key_id"] is None
         pair.give(task, "deliver", output={})
@@ -237,7 +233,7 @@ def test_events_are_streamed_as_they_happen(pair: Pair, server: Server) -> None:
     with stream(pair.delegate, path, last="four") as response:
         assert (response.status, json.loads(response.read())["code"]) == (422, "validation_failed")
     # Who asks for the header alone is not kept.
-    assert pair.requester.request("HEAD", path).status == 204
+    assert pair.requester.request("HEAD", path, timeout=5).body == b""
     other = f"{DELEGATIONS}/{pair.offer()}/events/stream"
     assert pair.requester.request("HEAD", other, timeout=5).body == b""
     with stream(make_client(server, "initech"), path) as response:
@@ -271,7 +267,7 @@ def test_a_server_that_stops_answers_who_waits(
 def test_many_who_wait_disturb_nobody(pair: Pair, server: Server) -> None:
     """Five hundred clients of one key wait; another owner goes on, and each gets its task."""
     owner = Owner(make_client(server, "victim"))
-    undisturbed = owner.probe(2.5)
+    undisturbed = owner.probe(1.5)
     body = json.dumps({"agent_id": pair.reader, "wait_seconds": LONG}).encode()
     sockets = []
     try:
@@ -285,7 +281,7 @@ def test_many_who_wait_disturb_nobody(pair: Pair, server: Server) -> None:
             one = socket.create_connection(("127.0.0.1", server.port), 5)
             one.sendall(head.encode() + body)
             sockets.append(one)
-        owner.goes_on_as(undisturbed, 2.5)
+        owner.goes_on_as(undisturbed, 1.5)
         offered = {pair.offer(estimated_cost_usd=1) for _ in range(20)}
         taken: set[str] = set()
 

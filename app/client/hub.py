@@ -40,11 +40,18 @@ class Refused(HubError):
         self.status = status
         self.problem = problem
         self.code = str(problem.get("code", ""))
-        lines = [str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")]
+        unknown = f"status {status}, and no answer of an AgentHub; is the URL right?"
+        lines = [str(problem.get("detail") or problem.get("title") or unknown)]
         for one in problem.get("errors", [])[:MAX_SHOWN_ERRORS]:
             place = one.get("pointer") or one.get("parameter") or "the document"
             lines.append(f"  {place}: {one.get('detail', one.get('code'))}")
         super().__init__("\n".join(lines))
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the service may do later what it refuses now: it is away or busy."""
+        busy = self.status == HTTPStatus.TOO_MANY_REQUESTS
+        return busy or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class _Retry(urllib3.Retry):
@@ -159,11 +166,19 @@ class Hub:
     def events(self, path: str, last: str | None = None) -> Iterator[JsonObject]:
         """Yield the events of a stream, which is opened again where it ends, until none will come.
 
-        Raises ``Refused``.
+        A service that goes away is asked until it is back. Raises ``Refused``, and ``HubError``
+        where none answers at first.
         """
+        retries: urllib3.Retry | bool = False
         while True:
             headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
-            response = self._open("GET", path, None, headers, preload_content=False, retries=False)
+            response = self._open(
+                "GET", path, None, headers, preload_content=False, retries=retries
+            )
+            # Once it was there it may only be restarting.
+            retries = urllib3.Retry(
+                total=self.attempts, backoff_factor=0.5, status_forcelist={502, 503, 504}
+            )
             if response.status == HTTPStatus.NO_CONTENT:
                 return
             if response.status != HTTPStatus.OK:

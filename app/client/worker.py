@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from app.client.hub import Hub, HubError, JsonObject, Refused, segment
 from app.config import client_environment
+from app.ids import new_id
 
 CLAIM_SECONDS = 5
 IDLE_SECONDS = 2.0
@@ -38,6 +39,8 @@ MAX_REASON = 2000
 # The task is no longer this worker's, or has ended.
 _GONE = {"lease_lost", "delegation_overdue", "budget_stopped", "delegation_not_found"}
 _PAUSED = "pending_reauthorization"
+# What Python's parser raises, the second for values that are nested too deeply.
+_NO_JSON = (ValueError, RecursionError)
 
 Tell = Callable[..., None]
 
@@ -125,7 +128,7 @@ class Worker:
         except Refused as refusal:
             if refusal.code == "no_task_offered":
                 return None
-            if refusal.status < 500 and refusal.status != 429:
+            if not refusal.is_passing:
                 raise
             self.tell("waiting", None, reason=refusal.message)
         except HubError as error:
@@ -166,9 +169,6 @@ class Task:
             self._give_up(str(failure))
         except TaskLost as loss:
             self._tell("lost", reason=str(loss))
-        except HubError as error:
-            # The lease runs out, and another worker takes the task over.
-            self._tell("lost", reason=error.message)
 
     def _tell(self, event: str, **details: Any) -> None:
         self._worker.tell(event, self.id, **details)
@@ -184,16 +184,16 @@ class Task:
             given.seek(0)
             reading, writing = os.pipe()
             os.set_blocking(reading, False)
-            try:
-                process = self._start(given, printed, complained, writing)
-            finally:
-                os.close(writing)
-            try:
-                with open(reading, "rb", buffering=0) as meter:
+            with open(reading, "rb", buffering=0) as meter:
+                try:
+                    process = self._start(given, printed, complained, writing)
+                finally:
+                    os.close(writing)
+                try:
                     self._watch(process, meter, printed, complained)
-            finally:
-                _end(process)
-                self._show_errors(complained)
+                finally:
+                    _end(process)
+                    self._show_errors(complained)
             if process.returncode != 0:
                 raise TaskFailed(_reason(process.returncode, complained))
             return self._read(printed)
@@ -261,10 +261,9 @@ class Task:
 
     def _event(self, line: bytes) -> JsonObject:
         self._reports += 1
-        try:
+        event = None
+        with suppress(*_NO_JSON):
             event = json.loads(line)
-        except ValueError:
-            event = None
         if not isinstance(event, dict):
             shown = line[:100].decode(errors="replace")
             raise TaskFailed(f"the worker's program metered what is no JSON object: {shown}")
@@ -316,7 +315,7 @@ class Task:
         try:
             text = content.decode()
             return text if self._worker.is_text else json.loads(text)
-        except ValueError:
+        except _NO_JSON:
             wanted = "UTF-8 text" if self._worker.is_text else "one JSON value"
             raise TaskFailed(f"the worker's program did not print {wanted}") from None
 
@@ -350,21 +349,39 @@ class Task:
         self._tell("failed", reason=reason)
 
     def _command(self, name: str, **members: Any) -> JsonObject:
-        """Give a command with the lease. Raises ``TaskLost``, and ``Refused`` for what is wrong."""
+        """Give a command with the lease, until the service has a final answer.
+
+        Raises ``TaskLost``, and ``Refused`` for what is wrong.
+        """
         body = {"lease_token": self._lease, **members}
         path = f"/v1/delegations/{segment(self.id)}/{name}"
-        try:
-            return self._worker.hub.write("POST", path, body)
-        except Refused as refusal:
-            if refusal.code in _GONE:
-                raise TaskLost(refusal.message) from None
-            if refusal.code == "command_not_allowed":
-                status = refusal.problem.get("delegation_status")
-                if status != _PAUSED:
-                    raise TaskLost(f"it is {status} now") from None
-            elif name in ("meter", "heartbeat"):
-                raise TaskFailed(f"{name} was refused: {refusal.message}") from None
-            raise
+        key = new_id()
+        while True:
+            try:
+                return self._worker.hub.write("POST", path, body, key)
+            except Refused as refusal:
+                if not refusal.is_passing:
+                    self._heed_refusal(name, refusal)
+                    raise
+                reason = refusal.message
+            except HubError as error:
+                reason = error.message
+            # Whether the task is lost is for the service to say, once it answers again.
+            self._tell("waiting", reason=reason)
+            if self._worker.has_to_end:
+                raise TaskLost("the worker was told to stop while the service was away")
+            time.sleep(IDLE_SECONDS)
+
+    def _heed_refusal(self, name: str, refusal: Refused) -> None:
+        """Raise what a refusal says of the task, if it says anything."""
+        if refusal.code in _GONE:
+            raise TaskLost(refusal.message) from None
+        if refusal.code == "command_not_allowed":
+            status = refusal.problem.get("delegation_status")
+            if status != _PAUSED:
+                raise TaskLost(f"it is {status} now") from None
+        elif name in ("meter", "heartbeat"):
+            raise TaskFailed(f"{name} was refused: {refusal.message}") from None
 
 
 def _moment(text: str) -> datetime:

@@ -47,14 +47,8 @@ def progress_of(delegation_id: str) -> str:
     return f"delegation {delegation_id}"
 
 
-def events_of(owner_id: str) -> str:
-    """Return the topic of what happens to the delegations of an owner."""
-    return f"owner {owner_id}"
-
-
 def _topics(delegation: Row) -> Iterable[str]:
     yield progress_of(delegation["id"])
-    yield from (events_of(delegation[side]) for side in _OWNERS)
     if delegation["status"] == OFFERED:
         yield offers_of(delegation["delegate_agent_id"])
 

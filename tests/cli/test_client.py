@@ -28,6 +28,7 @@ from app.client.worker import Worker
 from tests.reliability.server import Server, group_of, make_client, running, wait_for
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+Told = list[tuple[str, str | None]]
 COUNTER = "@acme:counter"
 BOSS = "@globex:boss"
 COUNT = """#!/bin/sh
@@ -328,13 +329,13 @@ def is_in(boss: Desk, delegation_id: str, status: str) -> Callable[[], bool]:
 
 
 @pytest.fixture
-def told() -> list[tuple[str, str | None]]:
+def told() -> Told:
     return []
 
 
 @pytest.fixture
 def work(
-    counter: Desk, told: list[tuple[str, str | None]], monkeypatch: pytest.MonkeyPatch
+    counter: Desk, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Worker]]:
     """Start workers in threads of this process; all are stopped in the end."""
     # A claim that waits is waited for.
@@ -359,7 +360,7 @@ def work(
 
 
 def test_a_program_is_held_until_more_is_authorized(
-    boss: Desk, counter: Desk, work: Callable[..., Worker], told: list[tuple[str, str | None]]
+    boss: Desk, counter: Desk, work: Callable[..., Worker], told: Told
 ) -> None:
     program = counter.write(
         "dear.sh",
@@ -380,7 +381,7 @@ def test_a_program_is_held_until_more_is_authorized(
 
 
 def test_a_program_ends_with_what_it_is_for(
-    boss: Desk, counter: Desk, work: Callable[..., Worker], told: list[tuple[str, str | None]]
+    boss: Desk, counter: Desk, work: Callable[..., Worker], told: Told
 ) -> None:
     """When the task is called off, and when its budget is used up by far."""
     program = counter.write(
@@ -424,6 +425,37 @@ def test_a_result_that_breaks_the_capability_fails_the_task(
     wait_for(is_in(boss, delegation_id, "failed"))
     events = boss.hub.get(f"/v1/delegations/{delegation_id}/events")["events"]
     assert "the result was refused" in events[-1]["details"]["reason"]
+
+
+def test_a_service_that_is_away_for_a_while_loses_no_result(
+    boss: Desk, counter: Desk, server: Server, work: Callable[..., Worker], told: Told
+) -> None:
+    """It is killed while the program works; what was metered and done arrives once it is back."""
+    program = counter.write(
+        "patient.sh",
+        "#!/bin/sh\ntouch begun\nwhile [ ! -e go-on ]; do sleep 0.1; done\n"
+        "echo '{\"cost_usd\": 0.02}' > $AGENTHUB_TASK_METER\necho '{\"words\": 3}'\n",
+    )
+    counter.hub = Hub(counter.url, counter.key, attempts=0)
+    work(program)
+    delegation_id = offer(boss, "one")
+    wait_for((counter.folder / "begun").exists)
+    server.kill()
+    (counter.folder / "go-on").touch()
+    wait_for(lambda: ("waiting", delegation_id) in told)
+    server.start()
+    wait_for(is_in(boss, delegation_id, "delivered"))
+    found = boss.hub.get(f"/v1/delegations/{delegation_id}")
+    assert (found["actual_cost_usd"], found["deliverable"]) == (0.02, {"output": {"words": 3}})
+
+
+def test_what_no_parser_takes_fails_the_task_and_not_the_worker(
+    boss: Desk, counter: Desk, work: Callable[..., Worker]
+) -> None:
+    deep = counter.write("deep.sh", f"#!/bin/sh\necho '{'[' * 100_000}'\n")
+    work(deep)
+    for _ in range(2):
+        wait_for(is_in(boss, offer(boss, "one"), "failed"))
 
 
 def test_who_may_not_work_for_an_agent_is_told(boss: Desk, counter: Desk) -> None:
